@@ -1,0 +1,155 @@
+"""From the label files of a case to one packed volume of the taxonomy's classes, and what is available."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from atlas.errors import LabelError
+from atlas.harmonize.occupancy import resample_labels
+from atlas.harmonize.pack import Entry, MaskPacker, PackedMasks
+from atlas.harmonize.pairs import split_pairs
+from atlas.harmonize.unknown import mark_ignored, mark_outside, mark_partial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from atlas.harmonize.grid import Grid
+    from atlas.harmonize.rules import LabelRules
+
+
+@dataclass(frozen=True)
+class SourceLabels:
+    """One label file as read.
+
+    Attributes
+    ----------
+    name
+        Label file of the manifest, or structure.
+    kind
+        "values": a label volume; "mask": one structure, 1 where it is.
+    data
+        Unsigned integers, (i, j, k) as stored.
+    affine
+        (4, 4), (i, j, k) -> RAS mm.
+    whole
+        Whether it covers the whole CT; where it does not, its classes are unknown.
+    """
+
+    name: str
+    kind: Literal["values", "mask"]
+    data: NDArray[np.unsignedinteger]
+    affine: NDArray[np.float64]
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """All masks of a case, the bitmask of the classes that were annotated, and what a person should know."""
+
+    masks: PackedMasks
+    available: int
+    warnings: tuple[str, ...]
+
+
+def reconcile(
+    layers: Iterable[SourceLabels],
+    rules: LabelRules,
+    case: str,
+    *,
+    ct: NDArray[np.int16],
+    grid: Grid,
+    method: Literal["occupancy", "nearest"] = "occupancy",
+) -> Reconciled:
+    """Bring all labels of a case onto the grid and into the taxonomy.
+
+    Parameters
+    ----------
+    layers
+        Read one at a time; none is kept.
+    rules
+        The dataset's label map, compiled.
+    case
+        Source case, for its exceptions.
+    ct
+        int16 HU on the canonical grid, (z, y, x); shows where the midline is.
+    grid
+        The canonical grid.
+    method
+        How labels are resampled.
+
+    Raises
+    ------
+    LabelError
+        If a label holds values or structures that the label map does not explain.
+    """
+    packer = MaskPacker(grid.shape)
+    exception = rules.label_map.cases.get(case)
+    box = exception.box if exception else None
+    seen = []
+    for layer in layers:
+        seen.append(layer.name)
+        meaning = _meaning(layer, rules)
+        crop = resample_labels(layer.data, layer.affine, grid, method=method)
+        packer.update(crop.start, crop.values, partial(_add, meaning))
+        if box is not None or not layer.whole:
+            classes = _classes_of(layer, rules)
+            mark_outside(packer, classes, layer.data.shape, layer.affine, grid, box=box)
+    available = rules.available(seen, case)
+    unresolved, warnings = split_pairs(packer, rules, ct, grid.spacing)
+    available &= ~unresolved
+    mark_ignored(packer, rules.unknown_bit, available)
+    mark_partial(packer, rules, grid.spacing)
+    return Reconciled(packer.packed(keep=available), available, tuple(warnings))
+
+
+def _add(meaning: dict[int, int], entry: Entry, value: int) -> Entry:
+    return Entry(entry.classes | meaning[value], entry.unknown)
+
+
+def _meaning(layer: SourceLabels, rules: LabelRules) -> dict[int, int]:
+    """Bitmask of each value that occurs in a layer."""
+    if layer.kind == "mask":
+        if layer.name not in rules.structures:
+            raise LabelError(
+                f"the label map does not explain the structure {layer.name!r}; add it (null if it means no "
+                f"class). It has: {', '.join(sorted(rules.structures))}"
+            )
+        known = {1: rules.structures[layer.name]}
+    else:
+        known = rules.values[layer.name]
+    found = _values(layer.data)
+    strange = [v for v in found if v not in known]
+    if strange:
+        raise LabelError(
+            f"label file {layer.name!r} holds values that the label map does not explain: "
+            f"{', '.join(map(str, strange))}; add them (null if they mean no class). "
+            f"It has: {', '.join(map(str, sorted(known)))}"
+        )
+    return {v: known[v] for v in found}
+
+
+def _values(data: NDArray[np.unsignedinteger]) -> list[int]:
+    """Values other than 0, ascending, without a sorted copy of the volume."""
+    used = np.zeros(int(data.max(initial=0)) + 1, dtype=bool)
+    for part in data.T:  # files hold i fastest, so slices of the transpose are contiguous
+        used[part.ravel()] = True
+    return [int(v) for v in np.flatnonzero(used) if v]
+
+
+def _classes_of(layer: SourceLabels, rules: LabelRules) -> int:
+    """Bitmask of all classes that a layer can show."""
+    label_map = rules.label_map
+    if layer.kind == "values":
+        targets = {t for targets in label_map.values[layer.name].values() for t in targets}
+    else:
+        targets = set(label_map.structures[layer.name])
+    result = 0
+    for target in targets & label_map.targets():
+        result |= rules.mask_of(target)
+    return result
