@@ -160,7 +160,8 @@ class MaskArray:
         selection = _expanded(key)
         bits = np.arange(self.shape[0])[selection[0]]
         codes = np.asarray(self._case.codes[selection[1:]])
-        lookup = np.array([_truth(self._case.table, int(bit)) for bit in np.atleast_1d(bits)])
+        table = self._case.table
+        lookup = np.array([_truth(table, int(bit)) for bit in np.atleast_1d(bits)], bool).reshape(-1, len(table))
         return lookup[0][codes] if np.ndim(bits) == 0 else lookup[:, codes]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: ANN401

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
 import fsspec
-import pyarrow.parquet as pq
+import pyarrow.dataset as pads
 
 from atlas.corpus import layout
 from atlas.errors import CorpusError
@@ -24,38 +22,28 @@ TABLES = {
 
 
 def connect(location: str) -> DuckDBPyConnection:
-    """Database with the tables of a corpus; it can reach no other file and no network.
+    """Database with the tables of a corpus.
+
+    The tables are read through Arrow, so that the database itself needs, and has, no access to files or to the
+    network: a query that somebody sent cannot read or write anything else.
 
     Raises
     ------
     CorpusError
         If the catalog is missing.
     """
-    connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+    connection = duckdb.connect(
+        ":memory:", config={"enable_external_access": False, "autoinstall_known_extensions": False}
+    )
     for table, path in TABLES.items():
-        if "://" in location:
-            connection.register(table, pq.read_table(_fetched(f"{location}/{path}")))
-        else:
-            local = _existing(Path(location) / path)
-            quoted = str(local).replace("'", "''")
-            connection.execute(f"create view {table} as select * from read_parquet('{quoted}')")
-    if "://" not in location:
-        folder = str(Path(location).resolve() / "catalog") + "/"
-        connection.execute("set allowed_directories = [$1]".replace("$1", f"'{folder.replace(chr(39), chr(39) * 2)}'"))
-    connection.execute("set enable_external_access = false")
+        filesystem, place = fsspec.core.url_to_fs(f"{location}/{path}")
+        try:
+            source = pads.dataset(place, filesystem=filesystem, format="parquet")
+        except (FileNotFoundError, OSError, ValueError) as error:
+            raise CorpusError(
+                f"{location}/{path}: cannot be read ({type(error).__name__}); "
+                "if it is missing, make it with: atlas verify CORPUS --rebuild-catalog"
+            ) from error
+        connection.register(table, source)
     connection.execute("set lock_configuration = true")
     return connection
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise CorpusError(f"{path}: the catalog is missing; make it with: atlas verify CORPUS --rebuild-catalog")
-    return path.resolve()
-
-
-def _fetched(url: str) -> io.BytesIO:
-    try:
-        with fsspec.open(url, "rb") as file:
-            return io.BytesIO(file.read())
-    except FileNotFoundError as error:
-        raise CorpusError(f"{url}: the catalog is missing; make it with: atlas verify --rebuild-catalog") from error

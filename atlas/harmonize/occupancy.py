@@ -13,6 +13,11 @@ target voxel (checkerboard) and backward in the others. On a plane interface hal
 each side; opposite faces of a body see the step from opposite sides; and neither the numbering nor the
 storage order of the source enters. Only what is tied even there (some diagonal patterns) goes by number,
 highest and lowest in turn.
+
+*Volumes* keep their expectation but for curvature: where the half-weight surface is curved with radius r it lies
+about s^2 / r inside the source's, s^2 being the variance (mm^2) of the interpolation kernel. That is nothing for
+organs; ribs stored at 3 mm, or lesions of a few ml at 5 mm and more, lose up to a tenth. It is what the rule
+says, not an effect of ties, and holes shrink alike.
 """
 
 from __future__ import annotations
@@ -97,7 +102,10 @@ def resample_labels(
         shift = offset + matrix[:, 0] * first
         shape: Shape = (last - first, size[1], size[2])
         known = inside(source.shape, matrix, shift, shape)
-        slab = (_occupancy if method == "occupancy" else _nearest)(crop, matrix, shift - low, shape, first + sum(start))
+        if method == "occupancy":
+            slab = _occupancy(crop, matrix, shift - low, shape, first + sum(start))
+        else:
+            slab = _nearest(crop, matrix, shift - low, shape)
         if known is not None:
             slab[~known] = 0
         values[first:last] = slab
@@ -142,7 +150,7 @@ def _reach(crop: Labels, matrix: Matrix, offset: Vector, shape: Shape) -> tuple[
     return None if (low >= high).any() else (low, high)
 
 
-def _nearest(crop: Labels, matrix: Matrix, offset: Vector, shape: Shape, parity: int) -> Labels:  # noqa: ARG001
+def _nearest(crop: Labels, matrix: Matrix, offset: Vector, shape: Shape) -> Labels:
     reach = _reach(crop, matrix, offset, shape)
     if reach is None:
         return np.zeros(shape, dtype=crop.dtype)

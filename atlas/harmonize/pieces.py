@@ -181,4 +181,5 @@ def _coarse(mask: NDArray[np.bool_], step: int) -> NDArray[np.float32]:
     padded = np.pad(mask, [(0, -n % step) for n in mask.shape])
     z, y, x = (n // step for n in padded.shape)
     filled = padded.reshape(z, step, y, step, x, step).sum(axis=(1, 3, 5), dtype=np.uint16)
-    return filled.astype(np.float32) / np.float32(step**3)
+    share: NDArray[np.float32] = filled.astype(np.float32) / np.float32(step**3)
+    return share

@@ -41,7 +41,8 @@ NAME = {LEFT: "left", RIGHT: "right"}
 GAP_MM = 30.0  # side by side as a pair: adrenal glands are 34 apart and more, kidneys 51
 MIDDLES_GAP_MM = 60.0  # the same for the middle halves of lungs and hips, whose edges interlock: 84 and more
 FAR_GAP_MM = 50.0  # wider than any gap within an organ or between its lesions; outweighs the midplane
-WAIST_MM = 60.0  # between the middles of a fused pair; the poles of one kidney are nearer to each other
+WAIST_MM = 60.0  # between the middles of a fused pair, left and right of the midline; poles of a kidney are nearer
+FAR_WAIST_MM = 100.0  # where no midline confirms it; halves of a bent kidney on one side reach 81, kidneys have 104
 ASTRIDE = 0.1  # share on the lesser side from which a piece may be two organs grown together
 ECTOPIC_MM = 30.0  # a piece astride the midline that far from the organ of one side is the other side's
 CLOSE_MM = 15.0  # a piece that near to an anchor belongs to it, wherever the midline runs
@@ -137,9 +138,10 @@ def _anchors(scene: Scene) -> tuple[Anchors, str | None]:
     halves = {piece.label: cut_at_waist(scene, piece, _halves) for piece in suspects}
     cut = {left: right for left, right in halves.items() if right is not None}
     if cut:
-        return {LEFT: set(cut), RIGHT: set(cut.values())}, "grown together: cut at the narrowest place"
+        return {LEFT: set(cut), RIGHT: set(cut.values())}, "fused: cut at the narrowest place"
     if pair:
-        return {LEFT: {pair[0].label}, RIGHT: {pair[1].label}}, None
+        across = [f"the {NAME[piece.side]} one reaches across the midline" for piece in pair if piece in suspects]
+        return {LEFT: {pair[0].label}, RIGHT: {pair[1].label}}, "; ".join(across) or None
     if not scene.midline:
         return {}, "neither a pair side by side nor a midline to go by"
     return _anchors_off_midline(scene, pieces)
@@ -150,11 +152,12 @@ def _anchors_off_midline(scene: Scene, pieces: list[Piece]) -> tuple[Anchors, st
     if pair := _side_by_side(pieces):
         note = "not on either side of the midline: told apart by their relative position"
         return {LEFT: {pair[0].label}, RIGHT: {pair[1].label}}, note
-    organ = next((piece for piece in pieces if piece.side), None)
-    if organ is None:
+    clear = sorted((piece for piece in pieces if piece.side), key=lambda piece: piece.astride >= ASTRIDE)
+    if not clear:
         return {}, "astride the midline and without a waist"
+    organ = clear[0]
     for piece in pieces:
-        if piece.side == 0 and _is_ectopic(scene, piece, organ):
+        if piece.astride >= ASTRIDE and _is_ectopic(scene, piece, organ):
             note = f"one astride the midline: taken for the {NAME[-organ.side]} one, the other being clear"
             return {organ.side: {organ.label}, -organ.side: {piece.label}}, note
     what = "one organ only," if len(pieces) == 1 else "several pieces, all"
@@ -182,8 +185,10 @@ def _side_by_side(pieces: list[Piece]) -> Pair | None:
 
 def _halves(parts: list[Piece]) -> Pair | None:
     """Left and right part of what was one piece, if they are as far from each other as two organs."""
-    pair = _clear_pair(parts) if any(part.astride or part.side for part in parts) else _side_by_side(parts)
-    return pair if pair and pair[1].middle - pair[0].middle >= WAIST_MM else None
+    for pair, least in ((_clear_pair(parts), WAIST_MM), (_side_by_side(parts), FAR_WAIST_MM)):
+        if pair and pair[1].middle - pair[0].middle >= least:
+            return pair
+    return None
 
 
 def _is_ectopic(scene: Scene, piece: Piece, organ: Piece) -> bool:

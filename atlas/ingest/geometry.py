@@ -99,9 +99,10 @@ def largest_distance(one: "NDArray[np.float64]", other: "NDArray[np.float64]", s
 def _check_numbers(affine: "NDArray[np.float64]") -> None:
     # written so that NaN fails too
     if not (np.abs(affine) <= FARTHEST_MM).all():
+        rows = "; ".join(" ".join(f"{number:g}" for number in row) for row in affine[:3])
         raise GeometryError(
-            f"the affine {np.array2string(affine[:3], precision=6, separator=', ')} holds numbers that are not "
-            f"finite or beyond {FARTHEST_MM:g} mm; the header is damaged. Fetch the file again, or correct it"
+            f"the affine [{rows}] holds numbers that are not finite or beyond {FARTHEST_MM:g} mm; the header is "
+            "damaged. Fetch the file again, or correct its header"
         )
 
 

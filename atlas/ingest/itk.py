@@ -30,7 +30,8 @@ NRRD_SUFFIXES = (".nrrd", ".nhdr")
 
 _MOST_HEADER_BYTES = 1 << 16
 _LPS_TO_RAS = np.array([[-1.0], [-1.0], [1.0]])
-_META_DIRECTIONS = {"transformmatrix", "rotation", "orientation"}
+_META_DIMENSIONS = {"1", "2", "3", "4", "5"}
+_META_DIRECTIONS = {"TransformMatrix", "Rotation", "Orientation"}
 _NRRD_FRAMES = (
     "left-posterior-superior",
     "right-anterior-superior",
@@ -109,26 +110,42 @@ class _Header:
 
 
 def _meta_header(path: "Path") -> _Header:
+    fields, end = _meta_fields(_text(path))
+    if fields.get("NDims") not in _META_DIMENSIONS:  # more overrun ITK's memory and end the process
+        raise ScanError(f"claims {fields.get('NDims', 'no')} dimensions; a volume has 3. Fetch the file again")
+    local = fields["ElementDataFile"].upper() == "LOCAL"
+    data = path if local else _beside(path, fields["ElementDataFile"])
+    start = end if local else 0
+    compressed = _true(fields.get("CompressedData"))
+    size = data.stat().st_size - start
+    declared = fields.get("CompressedDataSize", "no" if local else str(size))
+    if compressed and declared != str(size):  # ITK would hand out unfinished memory
+        raise ScanError(
+            f"its header promises {declared} bytes of compressed data, there are {size}; the file is "
+            "incomplete or damaged. Fetch it again"
+        )
+    note = "header has no TransformMatrix: axes taken to run left, posterior, superior"
+    return _Header(
+        data=data,
+        start=start,
+        ratio=1 if _true(fields.get("BinaryData")) and not compressed else DEFLATE_LIMIT,
+        unchecked=compressed,
+        notes=() if fields.keys() & _META_DIRECTIONS else (note,),
+    )
+
+
+def _meta_fields(text: str) -> tuple[dict[str, str], int]:
+    """Split a MetaImage header into its fields; also tell where it ends, for there the data may follow."""
     fields: dict[str, str] = {}
     end = 0
-    for line in _text(path).split("\n"):
+    for line in text.split("\n"):
         end += len(line) + 1
         name, _, value = (part.strip() for part in re.sub("[=:]", "\0", line, count=1).partition("\0"))
-        fields[name.lower()] = value
-        if name == "ElementDataFile":  # the last field: data follows
-            break
-    else:
-        raise ScanError("is not a MetaImage: its header has no ElementDataFile. Fetch the file again")
-    local = value.upper() == "LOCAL"
-    compressed = _true(fields.get("compresseddata"))
-    notes = ("header has no TransformMatrix: axes taken to run left, posterior, superior",)
-    return _Header(
-        data=path if local else _beside(path, value),
-        start=end if local else 0,
-        ratio=1 if _true(fields.get("binarydata")) and not compressed else DEFLATE_LIMIT,
-        unchecked=compressed,
-        notes=() if fields.keys() & _META_DIRECTIONS else notes,
-    )
+        # a field given twice means both, so that none hides from the checks what ITK sees
+        fields[name] = f"{fields[name]} {value}" if name in fields else value
+        if name == "ElementDataFile":
+            return fields, end
+    raise ScanError("is not a MetaImage: its header has no ElementDataFile. Fetch the file again")
 
 
 def _true(value: str | None) -> bool:
@@ -228,5 +245,5 @@ def _affine(image: sitk.Image) -> "NDArray[np.float64]":
 
 def _reason(error: RuntimeError) -> str:
     """Shorten ITK's message to what went wrong."""
-    told = str(error).rpartition("ITK ERROR:")[2]
+    told = str(error).rpartition("ERROR:")[2]
     return " ".join(re.sub(r"\w+\(0x[0-9a-f]+\):", "", told).split())[:300]

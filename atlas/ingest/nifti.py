@@ -97,8 +97,9 @@ def _sizes(header: Nifti1Header) -> list[int]:
 def _number_type(header: Nifti1Header) -> "np.dtype[Any]":
     try:
         return number_type(header.get_data_dtype())
-    except HeaderDataError as error:
-        raise ScanError(f"stores voxels of an unknown type (datatype {int(header['datatype'])})") from error
+    except (HeaderDataError, KeyError) as error:
+        code = int(header["datatype"])
+        raise ScanError(f"stores voxels of an unknown type (datatype {code}); convert the file") from error
 
 
 def _scaling(header: Nifti1Header) -> tuple[float, float]:

@@ -189,12 +189,13 @@ class _LabelJudge:
         self._table = self._judged(every.view(stored.dtype)) if one_byte else None
 
     def __call__(self, piece: "NDArray[Any]") -> "NDArray[Any]":
-        """Labels of one piece; those refused are negative."""
-        table = self._table
-        # mode "clip" spares NumPy a check of the indices
-        found = self._judged(piece) if table is None else table.take(piece.view(np.uint8), mode="clip")
+        """Labels of one piece, or the one label of all its voxels; those refused are negative."""
+        with np.errstate(invalid="ignore"):
+            uniform = piece.min() == piece.max()
+        # most of a mask is background: there one voxel tells of all
+        found = self._found(piece[:1] if uniform else piece)
         if found.min() < 0:
-            self._remember(piece[found < 0])
+            self._remember(piece[np.broadcast_to(found < 0, piece.shape)])
         return found
 
     def conclude(self) -> None:
@@ -209,6 +210,11 @@ class _LabelJudge:
             f"holds values that are no labels: {listed}{others}. A label is a whole number from 0 to "
             f"{MOST_LABEL}. If this is a CT or a probability map, the manifest names the wrong file"
         )
+
+    def _found(self, piece: "NDArray[Any]") -> "NDArray[Any]":
+        if self._table is None:
+            return self._judged(piece)
+        return self._table.take(piece.view(np.uint8), mode="clip")  # "clip" spares NumPy a check of the indices
 
     def _judged(self, piece: "NDArray[Any]") -> "NDArray[Any]":
         """Labels of stored numbers, -1 for what is none."""

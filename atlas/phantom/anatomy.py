@@ -147,11 +147,10 @@ def anatomy(
     taxonomy = taxonomy or load_taxonomy()
     for place, structure in enumerate(load_shapes().structures):
         own = np.random.default_rng([seed, zlib.crc32(f"{place}/{structure.name}".encode())])
-        if structure.sex not in (None, sex or drawn) or own.random() >= structure.chance:
-            continue
         for variant in _sides(structure, own, absent):
             cell = _cell(variant, surrounding, taxonomy, own)
-            if not cell.classes & absent:
+            occurs = own.random() < structure.chance and structure.sex in (None, sex or drawn)
+            if occurs and not cell.classes & absent:
                 cells.append(cell)
             if structure.filled:
                 surrounding |= {cell.name}

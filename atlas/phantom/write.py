@@ -157,7 +157,8 @@ def _write_case(here: _Dataset, case: str, body: Anatomy, field: Field, spacing:
         affine[:3, 3] = 0
     base = header(shape, affine, storage)
     numbers = body.paint(shape, base.get_best_affine())
-    noise = np.random.default_rng(zlib.crc32(case.encode())).normal(0, NOISE_HU, shape)
+    case_id = f"{here.manifest.id}/{case}"
+    noise = np.random.default_rng(zlib.crc32(case_id.encode())).normal(0, NOISE_HU, shape)
     ct = np.clip(body.hu[numbers] + noise, -1024, 3071).astype(np.int16)
     save(here.image(case), ct, base)
     label_base = base
@@ -166,7 +167,7 @@ def _write_case(here: _Dataset, case: str, body: Anatomy, field: Field, spacing:
         wrong[:3, 3] += WRONG_LABEL_ORIGIN_MM
         label_base = header(shape, wrong, storage)
     _write_labels(here, case, body, numbers, label_base)
-    return PhantomCase(f"{here.manifest.id}/{case}", here.image(case), body, available(here.label_map, here.taxonomy))
+    return PhantomCase(case_id, here.image(case), body, available(here.label_map, here.taxonomy))
 
 
 def _write_labels(

@@ -22,10 +22,9 @@ def _as_tuple(value: object) -> object:
 Targets = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 """Classes (liver), pairs (kidney_left/right), the word `unknown`, or none."""
 
-Box = Annotated[
-    tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
-    Field(strict=False, description="[lo, hi) per stored axis"),
-]
+Span = Annotated[tuple[int, int], Field(strict=False)]
+Box = Annotated[tuple[Span, Span, Span], Field(strict=False)]
+"""[lo, hi) voxels along each stored axis."""
 
 
 class Provenance(Spec):

@@ -90,8 +90,9 @@ def parse(path: Traversable) -> tuple[Any, yaml.Node | None]:
         if len(raw) > MAX_BYTES:
             msg = f"larger than {MAX_BYTES} bytes"
             raise SpecError(msg)
-        text = raw.decode("utf-8")
-        return yaml.load(text, _Loader), yaml.compose(text, _Loader)
+        loader = _Loader(raw.decode("utf-8"))
+        node = loader.get_single_node()
+        return (loader.construct_document(node) if node else None), node
     except (ValueError, OSError, RecursionError) as error:  # ValueError: SpecError, bad UTF-8, endless numbers
         raise SpecError(f"{path}: {error}") from error
     except yaml.YAMLError as error:

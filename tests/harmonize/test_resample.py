@@ -69,9 +69,7 @@ def test_every_orientation_equals_scipy_and_each_other(volume, permutation, sign
     assert np.abs(got.astype(int) - resample_ct(*volume, grid)).max() <= 1  # halves may round either way
 
 
-@pytest.mark.parametrize(
-    "spacing", [(0.7, 0.7, 5.0), (0.75, 0.75, 0.75), (3, 3, 3), (1.5, 1.5, 1.5), (5, 0.6, 0.6)]
-)
+@pytest.mark.parametrize("spacing", [(0.7, 0.7, 5.0), (0.75, 0.75, 0.75), (3, 3, 3), (1.5, 1.5, 1.5), (5, 0.6, 0.6)])
 def test_anisotropic(spacing):
     data = np.random.default_rng(0).normal(0, 400, (20, 26, 15)).astype(np.float32)
     affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])

@@ -111,7 +111,7 @@ def test_numbers_that_are_no_positions_are_refused(wrong, where):
 
 @pytest.mark.parametrize("spacing", [(0.8, 0.0, 2.5), (0.8, 0.8, 0.01), (700, 700, 2500), (0.8, 0.8, 51)])
 def test_impossible_spacing_is_refused_with_its_numbers(spacing):
-    with pytest.raises(GeometryError, match="the spacing .* is not that of a CT") as caught:
+    with pytest.raises(GeometryError, match=r"the spacing .* is not that of a CT") as caught:
         geometry.repaired(affine_of(np.eye(3), spacing), SHAPE)
     assert f"{spacing[0]:g} x {spacing[1]:g} x {spacing[2]:g} mm" in str(caught.value)
 

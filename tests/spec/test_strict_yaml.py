@@ -140,7 +140,8 @@ def test_a_fault_in_a_list_has_the_line_of_its_item(file):
 
 
 def test_a_missing_key_has_the_line_of_what_lacks_it(file):
-    text = "version: 1\nclasses:\n  - {bit: 0, name: a, kind: organ, prompt: a, colour: [0, 0, 0]}\n  - {bit: 1, name: b}\n"
+    good = "{bit: 0, name: a, kind: organ, prompt: a, colour: [0, 0, 0]}"
+    text = f"version: 1\nclasses:\n  - {good}\n  - {{bit: 1, name: b}}\n"
     with pytest.raises(SpecError, match=r"line 4, classes\.1\.prompt: Field required"):
         validated(Taxonomy, file(text))
 

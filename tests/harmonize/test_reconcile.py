@@ -1,0 +1,170 @@
+"""Labels of a case to masks, availability and unknown regions, on grids where nothing is resampled."""
+
+import numpy as np
+import pytest
+
+from atlas.errors import LabelError
+from atlas.harmonize.grid import canonical_grid
+from atlas.harmonize.reconcile import SourceLabels, reconcile
+from atlas.harmonize.rules import compile_rules
+
+SHAPE = (40, 30, 20)  # i, j, k: right, anterior, superior
+AFFINE = np.diag([1.5, 1.5, 1.5, 1.0])
+
+
+def body():
+    """CT of an elliptic body with a spine, (z, y, x)."""
+    z, y, x = np.ogrid[:20, :30, :40]
+    inside = ((x - 19.5) / 18) ** 2 + ((y - 14.5) / 13) ** 2 < 1 + 0 * z
+    spine = (abs(x - 19.5) < 3) & (abs(y - 5) < 3) & (z >= 0)
+    return np.where(spine, 500, np.where(inside, 40, -1000)).astype(np.int16)
+
+
+def labels(**boxes):
+    """Label volume (i, j, k) with a box of each value: v3=(slice, slice, slice)."""
+    data = np.zeros(SHAPE, np.uint8)
+    for name, box in boxes.items():
+        data[box] = int(name[1:])
+    return data
+
+
+def run(rules, *layers, case="case", ct=None):
+    grid = canonical_grid(SHAPE, AFFINE, 1.5)
+    return reconcile(layers, rules, case, ct=body() if ct is None else ct, grid=grid)
+
+
+def mask(done, rules, name):
+    return done.masks.lookup(rules.taxonomy.bit(name))[done.masks.codes]
+
+
+def unknown(done, rules, name):
+    bit = rules.taxonomy.bit(name)
+    return np.array([bool(e.unknown >> bit & 1) for e in done.masks.table])[done.masks.codes]
+
+
+def box(i, j, k):
+    return slice(*i), slice(*j), slice(*k)
+
+
+LEFT, RIGHT = box((4, 10), (8, 14), (5, 15)), box((30, 36), (8, 14), (5, 15))
+
+
+def test_sides_parts_and_availability(taxonomy, label_map):
+    values = {1: "kidney_left/right", 2: "kidney_tumor", 3: "cyst_left/right", 4: "liver"}
+    rules = compile_rules(label_map(values={"seg": values}), taxonomy)
+    tumour, cyst = box((4, 7), (8, 14), (5, 10)), box((33, 36), (8, 14), (5, 8))
+    data = labels(v1=LEFT) + labels(v1=RIGHT)
+    data[tumour], data[cyst] = 2, 3
+    done = run(rules, SourceLabels("seg", "values", data, AFFINE))
+
+    volume = data.T  # (z, y, x)
+    halves = np.arange(40) < 20
+    expected = {
+        "kidney_left": (volume > 0) & halves,
+        "kidney_right": (volume > 0) & ~halves,
+        "kidney_tumor": volume == 2,
+        "cyst_left": np.zeros_like(volume, bool),
+        "cyst_right": volume == 3,
+        "liver": np.zeros_like(volume, bool),
+    }
+    for name, truth in expected.items():
+        np.testing.assert_array_equal(mask(done, rules, name), truth, err_msg=name)
+    assert set(taxonomy.members(done.available)) == set(expected)
+
+
+def test_no_honest_side_makes_the_pair_unavailable_and_says_so(taxonomy, label_map):
+    rules = compile_rules(label_map(values={"seg": {1: "kidney_left/right", 2: "liver"}}), taxonomy)
+    data = labels(v1=LEFT, v2=box((30, 36), (8, 14), (5, 15)))
+    empty = np.full((20, 30, 40), -1000, np.int16)
+    done = run(rules, SourceLabels("seg", "values", data, AFFINE), ct=empty)
+    assert taxonomy.members(done.available) == ("liver",)
+    assert not mask(done, rules, "kidney_left").any()
+    assert not mask(done, rules, "kidney_right").any()
+    assert any(w.startswith("kidney_left/right: ") for w in done.warnings)
+
+
+def test_masks_from_several_files_may_overlap(taxonomy, label_map):
+    rules = compile_rules(label_map(structures={"liver": "liver", "vessel": "aorta"}), taxonomy)
+    one, two = labels(v1=box((5, 15), (5, 15), (5, 15))), labels(v1=box((10, 20), (5, 15), (5, 15)))
+    done = run(rules, SourceLabels("liver", "mask", one, AFFINE), SourceLabels("vessel", "mask", two, AFFINE))
+    np.testing.assert_array_equal(mask(done, rules, "liver"), one.T > 0)
+    np.testing.assert_array_equal(mask(done, rules, "aorta"), two.T > 0)
+
+
+def test_merged_values_are_one_class(taxonomy, label_map):
+    rules = compile_rules(label_map(values={"seg": {1: "liver", 2: "liver", 5: None}}), taxonomy)
+    data = labels(v1=LEFT, v2=RIGHT, v5=box((15, 18), (8, 14), (5, 15)))
+    done = run(rules, SourceLabels("seg", "values", data, AFFINE))
+    np.testing.assert_array_equal(mask(done, rules, "liver"), np.isin(data.T, [1, 2]))
+
+
+def test_unexplained_values_and_structures_are_named(taxonomy, label_map):
+    rules = compile_rules(label_map(values={"seg": {1: "liver"}}), taxonomy)
+    with pytest.raises(LabelError, match=r"'seg'.*: 3, 7; .*It has: 1"):
+        run(rules, SourceLabels("seg", "values", labels(v3=LEFT, v7=RIGHT), AFFINE))
+    rules = compile_rules(label_map(structures={"liver": "liver"}), taxonomy)
+    with pytest.raises(LabelError, match=r"'livr'.*It has: liver"):
+        run(rules, SourceLabels("livr", "mask", labels(v1=LEFT), AFFINE))
+
+
+def test_an_ignore_value_makes_everything_unknown_there(taxonomy, label_map):
+    rules = compile_rules(label_map(values={"seg": {1: "liver", 2: "aorta", 255: "unknown"}}), taxonomy)
+    data = labels(v1=LEFT)
+    data[RIGHT] = 255
+    done = run(rules, SourceLabels("seg", "values", data, AFFINE))
+    for name in ("liver", "aorta"):
+        np.testing.assert_array_equal(unknown(done, rules, name), data.T == 255)
+        assert not mask(done, rules, name)[data.T == 255].any()
+    assert not unknown(done, rules, "kidney_left").any()
+
+
+def test_beyond_the_labelled_slices_a_class_is_unknown_and_the_others_are_not(taxonomy, label_map):
+    rules = compile_rules(
+        label_map(values={"seg": {1: "aorta", 2: "liver"}}, unknown={"beyond_labelled_slices": ["aorta"]}), taxonomy
+    )
+    data = labels(v1=box((18, 21), (8, 14), (6, 12)), v2=LEFT)
+    done = run(rules, SourceLabels("seg", "values", data, AFFINE))
+    outside = np.ones((20, 30, 40), bool)
+    outside[6:12] = False
+    np.testing.assert_array_equal(unknown(done, rules, "aorta"), outside)
+    assert not unknown(done, rules, "liver").any()
+    absent = run(rules, SourceLabels("seg", "values", labels(v2=LEFT), AFFINE))
+    assert not unknown(absent, rules, "aorta").any()
+
+
+def test_near_a_class_drawn_in_part_nobody_can_tell(taxonomy, label_map):
+    rules = compile_rules(
+        label_map(values={"seg": {1: "aorta"}}, unknown={"near_partial": {"aorta": 3.0}}), taxonomy
+    )
+    data = labels(v1=box((18, 21), (14, 16), (9, 11)))
+    done = run(rules, SourceLabels("seg", "values", data, AFFINE))
+    drawn = np.argwhere(data.T)
+    z, y, x = np.indices((20, 30, 40))
+    distance = np.min([(z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2 for a, b, c in drawn], axis=0) ** 0.5 * 1.5
+    np.testing.assert_array_equal(unknown(done, rules, "aorta"), (distance <= 3.0) & (distance > 0))
+
+
+def test_outside_the_publishers_box_nothing_is_known(taxonomy, label_map):
+    exception = {"case": {"reason": "cropping table", "box": [[2, 30], [0, 30], [5, 20]]}}
+    rules = compile_rules(label_map(values={"seg": {1: "liver"}}, cases=exception), taxonomy)
+    layer = SourceLabels("seg", "values", labels(v1=LEFT), AFFINE)
+    done = run(rules, layer)
+    inside = np.zeros((20, 30, 40), bool)
+    inside[5:20, 0:30, 2:30] = True
+    np.testing.assert_array_equal(unknown(done, rules, "liver"), ~inside)
+    assert not unknown(run(rules, layer, case="another"), rules, "liver").any()
+
+
+def test_a_label_volume_smaller_than_the_ct_knows_nothing_beyond(taxonomy, label_map):
+    rules = compile_rules(label_map(values={"seg": {1: "liver"}}), taxonomy)
+    affine = AFFINE.copy()
+    affine[:3, 3] = [15.0, 0.0, 7.5]
+    data = np.zeros((20, 30, 10), np.uint8)
+    data[5:10, 5:10, 2:8] = 1
+    done = run(rules, SourceLabels("seg", "values", data, affine, whole=False))
+    inside = np.zeros((20, 30, 40), bool)
+    inside[5:15, :, 10:30] = True
+    np.testing.assert_array_equal(unknown(done, rules, "liver"), ~inside)
+    expected = np.zeros((20, 30, 40), bool)
+    expected[7:13, 5:10, 15:20] = True
+    np.testing.assert_array_equal(mask(done, rules, "liver"), expected)

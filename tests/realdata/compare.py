@@ -1,0 +1,286 @@
+"""Compare a corpus with what the real labels say, computed without atlas (see truth.py)."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import truth
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+import atlas
+
+DICE = 0.999
+"""Least overlap with the nearest source voxel, a structure."""
+
+VOLUME_LIMITS = ((5.0, 0.03), (1.0, 0.06))
+"""Structures over so many ml keep their volume within such a share."""
+
+SURFACE_SLACK = (1.1, 0.05)
+"""A structure's surface with occupancy may be at most so many times as far from the source's as with nearest,
+plus so many mm."""
+
+MERGED_DICE = 0.995
+EDGE = 0.02
+"""Voxels beyond the outer edge that still count as inside."""
+
+NUDGE = 1e-6
+"""A centre exactly between two source voxels belongs to the superior, anterior, right one."""
+
+SAMPLES = 2000
+"""Surface points of a structure that are measured."""
+
+FINE_MM = 0.75
+"""Distance of the points by which a face of a source voxel is found."""
+
+
+def compare_case(case, occupancy, nearest) -> list[dict]:
+    """One row for each structure of a case.
+
+    Parameters
+    ----------
+    case
+        A `prepare.Case`.
+    occupancy, nearest
+        Corpora, as paths.
+    """
+    smooth, plain = (atlas.open(corpus)[case.case_id] for corpus in (occupancy, nearest))
+    found = truth.structures(case.dataset, case.labels)
+    codes = [np.asarray(c.codes[...]) for c in (smooth, plain)]
+    rows = []
+    for name in sorted(truth.annotated(case.dataset, case.labels)):
+        row = {"case": case.case_id, "structure": name, "available": set(_classes(name)) <= smooth.available}
+        if row["available"] and name in found:
+            row |= _structure(found[name], smooth, plain, *codes)
+        elif row["available"]:
+            row["voxels_of_absent"] = int(sum(len(m[0]) for m in (_points(smooth, codes[0], name),)))
+        rows.append(row)
+    extra = smooth.available - {c for row in rows for c in _classes(row["structure"])}
+    rows += [{"case": case.case_id, "structure": name, "unexpected": True} for name in sorted(extra)]
+    return rows
+
+
+def _classes(name):
+    """Classes of the corpus that a structure of the source is."""
+    return [name.replace("left/right", side) for side in ("left", "right")] if "left/right" in name else [name]
+
+
+def _truth(case, name):
+    """Whether each code holds the structure."""
+    bits = [case.taxonomy.bit(c) for c in _classes(name)]
+    return np.array([any(entry >> bit & 1 for bit in bits) for entry in case.table])
+
+
+def _points(case, codes, name):
+    return np.nonzero(_truth(case, name)[codes])
+
+
+def _boxed(case, codes, name):
+    """Mask of a structure cropped to its bounding box, and the box's start (z, y, x); None if it is empty."""
+    boxes = [c.bbox for c in case.record.classes if c.name in _classes(name) and c.bbox]
+    if not boxes:
+        return None
+    low, high = np.min([b[:3] for b in boxes], axis=0), np.max([b[3:] for b in boxes], axis=0)
+    return _truth(case, name)[codes[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]], low
+
+
+def _structure(source, smooth, plain, smooth_codes, plain_codes):
+    row = {"native_ml": source.volume_ml}
+    near, box = nearest_mask(source, plain.affine, plain_codes.shape)
+    row["dice"] = _dice(near, _truth(plain, source.name)[plain_codes[box]], plain, plain_codes, source.name)
+    boxed = _boxed(smooth, smooth_codes, source.name)
+    if boxed is None:
+        return row | {"ml": 0.0, "volume_error": -1.0}
+    mask, start = boxed
+    millilitre = smooth.spacing**3 / 1000
+    row["ml"] = np.count_nonzero(mask) * millilitre
+    row["volume_error"] = row["ml"] / source.volume_ml - 1
+    at = nib.affines.apply_affine(smooth.affine, (np.argwhere(mask).mean(axis=0) + start)[::-1])
+    row["x_mm"], row["native_x_mm"] = at[0], source.centroid[0]
+    plain_boxed = _boxed(plain, plain_codes, source.name)
+    if row["native_ml"] >= VOLUME_LIMITS[1][0] and plain_boxed is not None:
+        surface = SourceSurface(source)
+        row["surface_mm"] = surface.distance(mask, start, smooth.affine)
+        row["surface_nearest_mm"] = surface.distance(*plain_boxed, plain.affine)
+    return row
+
+
+def _dice(near, mask, case, codes, name):
+    """Dice over the whole volume; `near` and `mask` are crops to the box of the former."""
+    counts = np.bincount(codes.ravel(), minlength=len(case.table))
+    total = counts[: len(case.table)][_truth(case, name)].sum() + np.count_nonzero(near)
+    return 2 * np.count_nonzero(near & mask) / total if total else 1.0
+
+
+def nearest_mask(source, affine, shape):
+    """Structure at the nearest source voxel of each grid voxel, (z, y, x), in the box where it can be."""
+    to_source = np.linalg.inv(source.affine) @ affine  # (x, y, z) -> (i, j, k)
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
+    corners[:, :3] = source.start - 1 + corners[:, :3] * (np.array(source.mask.shape) + 1)
+    reached = (np.linalg.inv(to_source) @ corners.T)[:3]
+    low = np.clip(np.floor(reached.min(axis=1)).astype(int), 0, np.array(shape[::-1]) - 1)
+    high = np.clip(np.ceil(reached.max(axis=1)).astype(int) + 1, low + 1, shape[::-1])
+    box = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1], strict=True))
+    steps = [np.arange(a, b) + NUDGE for a, b in zip(low, high, strict=True)]
+    matrix, offset = to_source[:3, :3], to_source[:3, 3]
+    dominant = np.abs(matrix).argmax(axis=1)
+    tilt = np.abs(np.where(np.arange(3) == dominant[:, None], 0, matrix)) @ np.array(shape[::-1])
+    if tilt.max() < 1e-3:
+        result = _separable(source, matrix, offset, dominant, steps)
+    else:
+        grid = np.stack(np.meshgrid(*steps, indexing="ij"))
+        at = np.tensordot(matrix, grid, 1) + offset[:, None, None, None]
+        known = _known(at, np.array(source.shape)[:, None, None, None]).all(axis=0)
+        at = np.clip(at, 0, np.array(source.shape)[:, None, None, None] - 1)
+        at -= source.start[:, None, None, None]
+        result = ndimage.map_coordinates(source.mask.view(np.uint8), np.floor(at + 0.5), order=0, cval=0) & known
+    return result.T.astype(bool), box
+
+
+def _known(at, size):
+    return (at >= -0.5 - EDGE) & (at <= size - 0.5 + EDGE)
+
+
+def _separable(source, matrix, offset, dominant, steps):
+    """`nearest_mask` where each source axis runs along one axis of the grid; (x, y, z)."""
+    index, inside = [], []
+    for axis in range(3):
+        at = matrix[axis, dominant[axis]] * steps[dominant[axis]] + offset[axis]
+        size = source.mask.shape[axis]
+        voxel = np.floor(np.clip(at, 0, source.shape[axis] - 1) + 0.5).astype(int) - source.start[axis]
+        inside.append(_known(at, source.shape[axis]) & (voxel >= 0) & (voxel < size))
+        index.append(np.clip(voxel, 0, size - 1))
+    result = source.mask[np.ix_(*index)] & inside[0][:, None, None] & inside[1][:, None] & inside[2]
+    return result.transpose(np.argsort(dominant))
+
+
+class SourceSurface:
+    """Faces between the voxels of a structure and what is not of it, as rectangles in mm."""
+
+    def __init__(self, source):
+        padded = np.pad(source.mask, 1)
+        centres, half = [], []
+        for axis in range(3):
+            at = np.argwhere(np.diff(padded, axis=axis)) - 1.0
+            at[:, axis] += 0.5
+            edge = np.full(3, 0.5)
+            edge[axis] = 0
+            centres.append(at + source.start)
+            half.append(np.broadcast_to(edge, at.shape))
+        self.centres, self.half = np.concatenate(centres), np.concatenate(half)  # voxels
+        self.spacing = np.linalg.norm(source.affine[:3, :3], axis=0)
+        self.to_voxel = np.linalg.inv(source.affine)
+        points, self.face = self._samples()
+        self.tree = KDTree(points * self.spacing, balanced_tree=False, compact_nodes=False)
+
+    def _samples(self):
+        """Points on the faces, at most `FINE_MM` apart, and the face of each."""
+        points, faces = [], []
+        for axis in range(3):
+            chosen = np.flatnonzero(self.half[:, axis] == 0)
+            counts = [1 if a == axis else max(1, int(np.ceil(s / FINE_MM))) for a, s in enumerate(self.spacing)]
+            steps = [(np.arange(n) + 0.5) / n - 0.5 if n > 1 else np.zeros(1) for n in counts]
+            around = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
+            points.append((self.centres[chosen][:, None] + around).reshape(-1, 3))
+            faces.append(np.repeat(chosen, len(around)))
+        return np.concatenate(points), np.concatenate(faces)
+
+    def distance(self, mask, start, affine):
+        """Mean distance (mm) of the voxel faces of a mask (z, y, x) to this surface."""
+        padded = np.pad(mask, 1)
+        faces = []
+        for axis in range(3):
+            at = np.argwhere(np.diff(padded, axis=axis)) - 1.0
+            at[:, axis] += 0.5
+            faces.append(at + start)
+        points = np.concatenate(faces)[:, ::-1]
+        chosen = np.random.default_rng(0).choice(len(points), min(SAMPLES, len(points)), replace=False)
+        at = nib.affines.apply_affine(self.to_voxel @ affine, points[chosen])
+        _, near = self.tree.query(at * self.spacing, k=min(6, self.tree.n))
+        face = self.face[near.reshape(len(at), -1)]
+        apart = np.maximum(np.abs(at[:, None] - self.centres[face]) - self.half[face], 0) * self.spacing
+        return float(np.linalg.norm(apart, axis=-1).min(axis=1).mean())
+
+
+def compare_ct(case, corpus) -> dict:
+    """Largest difference (HU) of a stored CT from linear interpolation by scipy, but for the outer half voxel."""
+    stored = atlas.open(corpus)[case.case_id]
+    image = nib.load(case.ct)
+    native = np.asarray(image.dataobj, dtype=np.float64)
+    to_source = np.linalg.inv(image.affine) @ stored.affine
+    ct = np.asarray(stored.ct[...])
+    worst, compared = 0.0, 0
+    for z, plane in enumerate(ct):
+        y, x = np.indices(plane.shape)
+        at = nib.affines.apply_affine(to_source, np.stack([x, y, np.full_like(x, z)], axis=-1))
+        within = ((at >= 0) & (at <= np.array(native.shape) - 1)).all(axis=-1)
+        expected = np.clip(ndimage.map_coordinates(native, at[within].T, order=1), -1024, 3071)
+        compared += within.sum()
+        worst = max(worst, np.abs(plane[within] - expected).max(initial=0))
+    return {"case": case.case_id, "ct_error": worst, "compared": compared / ct.size}
+
+
+def compare_merged(case, sided, merged) -> list[dict]:
+    """Dice of each side of each pair, split after merging against sided at the source."""
+    one, other = atlas.open(sided)[case.case_id], atlas.open(merged)[f"merged_sides/{case.name}"]
+    rows = []
+    for pair in truth.PAIRS:
+        for side in ("left", "right"):
+            name = f"{pair}_{side}"
+            if name not in one.available or name not in one.present:
+                continue
+            row = {"case": case.case_id, "structure": name}
+            if name in other.available:
+                a, b = one.mask(name), other.mask(name)
+                row["dice"] = 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
+            else:
+                row["dice"] = 0.0
+            row["warnings"] = "; ".join(w for w in other.record.warnings if w.startswith(f"{pair}_left/right"))
+            rows.append(row)
+    return rows
+
+
+def side_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of which both sides are there: x of left and right in the corpus and at the source."""
+    named = table.dropna(subset=["x_mm"])
+    left = named[named.structure.str.contains("left") & ~named.structure.str.contains("left/right")].copy()
+    left["mirror"] = left.structure.str.replace("left", "right")
+    right = named.rename(columns={"structure": "mirror", "x_mm": "right_mm", "native_x_mm": "native_right_mm"})
+    return left.merge(right[["case", "mirror", "right_mm", "native_right_mm"]], on=["case", "mirror"])
+
+
+def faults(table: pd.DataFrame) -> list[str]:
+    """Sentences about what does not hold, case by case; see `mean_faults` for the averages."""
+    result = [
+        f"{r.case} {r.structure}: not annotated at the source, but available"
+        for r in table.itertuples()
+        if getattr(r, "unexpected", False) is True
+    ]
+    for r in table.itertuples():
+        what = f"{r.case} {r.structure}"
+        if r.available is False:
+            result.append(f"{what}: annotated at the source, but not available")
+        if r.dice < DICE:
+            result.append(f"{what}: nearest has Dice {r.dice:.4f} with an independent computation")
+        limit = next((share for ml, share in VOLUME_LIMITS if r.native_ml > ml), None)
+        if limit is not None and abs(r.volume_error) > limit:
+            result.append(f"{what}: {r.native_ml:.2f} ml become {r.ml:.2f} ml ({r.volume_error:+.1%})")
+        if r.surface_mm > SURFACE_SLACK[0] * r.surface_nearest_mm + SURFACE_SLACK[1]:
+            result.append(
+                f"{what}: surface {r.surface_mm:.3f} mm off with occupancy, {r.surface_nearest_mm:.3f} with nearest"
+            )
+        if r.native_ml > VOLUME_LIMITS[1][0] and abs(r.x_mm - r.native_x_mm) > 1.5:
+            result.append(f"{what}: lies at x = {r.x_mm:.1f} mm, at the source at {r.native_x_mm:.1f} mm")
+    if getattr(table, "voxels_of_absent", pd.Series(dtype=float)).gt(0).any():
+        result.append("a structure without a voxel at the source has some in the corpus")
+    sides = side_rows(table)
+    result += [
+        f"{r.case} {r.structure}: left lies at x = {r.x_mm:.1f} mm, right at {r.right_mm:.1f} mm"
+        for r in sides.itertuples()
+        if (r.x_mm < r.right_mm) != (r.native_x_mm < r.native_right_mm)
+    ]
+    both = table.dropna(subset=["surface_mm"])
+    if both.surface_mm.mean() >= both.surface_nearest_mm.mean():
+        result.append("on average the surface lies no nearer to the source's with occupancy than with nearest")
+    return result

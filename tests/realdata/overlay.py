@@ -1,0 +1,78 @@
+"""Pictures to look at: CT and masks of a case in three planes, in the radiological convention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+import atlas
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402 - the backend first: there is no screen
+
+WINDOW = (-200, 300)
+OPACITY = 0.5
+
+
+def draw(corpus: Path, case_id: str, folder: Path) -> Path:
+    """Write the picture of a case; the planes go through the middle of what is labelled.
+
+    The patient's right is on the left of the axial and the coronal picture; the sagittal one looks from the left.
+    """
+    case = atlas.open(corpus)[case_id]
+    ct, codes = np.asarray(case.ct[...]), np.asarray(case.codes[...])
+    at = [int(c) for c in _middle(case, codes)]
+    colours = _colours(case)
+    figure, axes = plt.subplots(1, 3, figsize=(13, 5), facecolor="black", layout="constrained")
+    planes = (
+        ("axial", ct[at[0]], codes[at[0]], ("R", "L", "A", "P")),
+        ("coronal", ct[:, at[1]], codes[:, at[1]], ("R", "L", "S", "I")),
+        ("sagittal", ct[:, :, at[2]], codes[:, :, at[2]], ("A", "P", "S", "I")),
+    )
+    for axis, (name, grey, code, marks) in zip(axes, planes, strict=True):
+        _plane(axis, f"{name} {at[('axial', 'coronal', 'sagittal').index(name)]}", grey, colours[code], marks)
+    figure.suptitle(f"{case_id}    {'; '.join(case.record.warnings)[:150]}", color="white", fontsize=9)
+    path = folder / f"{case_id.replace('/', '-')}.png"
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=75)
+    plt.close(figure)
+    return path
+
+
+def _middle(case, codes):
+    """Voxel (z, y, x) in the middle of the labels, moved to the slices that show the most of them."""
+    boxes = np.array([c.bbox for c in case.record.classes if c.bbox])
+    if not len(boxes):
+        return np.array(codes.shape) // 2
+    low, high = boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0)
+    kinds = np.array([bin(entry).count("1") for entry in case.table])
+    crop = codes[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    drawn = kinds[crop] > 0
+    best = [low[axis] + drawn.sum(axis=tuple({0, 1, 2} - {axis})).argmax() for axis in (0, 1)]
+    return np.array([*best, (low[2] + high[2]) // 2])
+
+
+def _colours(case):
+    """RGBA of every code: that of the smallest structure in it."""
+    size = {case.taxonomy.bit(c.name): c.voxels for c in case.record.classes if c.voxels}
+    result = np.zeros((len(case.table), 4))
+    for code, entry in enumerate(case.table):
+        bits = [bit for bit in size if entry >> bit & 1]
+        if bits:
+            colour = case.taxonomy.classes[min(bits, key=size.get)].colour
+            result[code] = (*(c / 255 for c in colour), OPACITY)
+    return result
+
+
+def _plane(axis, title, grey, colour, marks):
+    """Draw with right (or anterior) to the left and superior (or anterior) up: both indices run backwards."""
+    flipped = (slice(None, None, -1), slice(None, None, -1))
+    axis.imshow(grey[flipped], cmap="gray", vmin=WINDOW[0], vmax=WINDOW[1])
+    axis.imshow(colour[flipped], interpolation="nearest")
+    axis.set_title(title, color="white", fontsize=8)
+    axis.axis("off")
+    places = ((0.02, 0.5), (0.95, 0.5), (0.5, 0.95), (0.5, 0.02))
+    for mark, (x, y) in zip(marks, places, strict=True):
+        axis.text(x, y, mark, transform=axis.transAxes, color="yellow", fontsize=11)
