@@ -13,7 +13,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from atlas.corpus import layout
 from atlas.corpus.case import Case, open_case
-from atlas.corpus.query import connect
+from atlas.corpus.query import ask, connect
 from atlas.errors import AtlasError, CorpusError
 from atlas.spec.recipe import Recipe
 from atlas.spec.taxonomy import Taxonomy
@@ -67,7 +67,7 @@ class Corpus:
         return len(self.cases)
 
     def __getitem__(self, case_id: str) -> Case:
-        """Case by id: msd09_spleen/spleen_10.
+        """Case by id, <dataset>/<source case>.
 
         Raises
         ------
@@ -113,12 +113,7 @@ class Corpus:
         CorpusError
             If the query is wrong, or the catalog is missing.
         """
-        import duckdb
-
-        try:
-            return self._connection.execute(query, parameters).df()
-        except duckdb.Error as error:
-            raise CorpusError(f"the query failed: {error}") from None
+        return ask(self._connection, query, parameters)
 
     @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:

@@ -84,8 +84,9 @@ class ByteStream:
             self.fill(scratch[:count])
             count -= min(count, CHUNK)
 
-    def finish(self) -> None:
-        """Check what can be checked once all wanted bytes are read; whatever follows them is ignored."""
+    def finish(self) -> int:
+        """Check what can be checked once all wanted bytes are read; tell how many more there were."""
+        return self.capacity - self.position
 
     def _into(self, view: memoryview) -> int:
         return self._file.readinto(view)  # type: ignore[attr-defined, no-any-return]
@@ -104,11 +105,13 @@ class InflatedStream(ByteStream):
         """The most bytes this stream can possibly give."""
         return self._size * DEFLATE_LIMIT
 
-    def finish(self) -> None:
+    def finish(self) -> int:
         """Read on to the checksum: damage in the middle of a file shows nowhere else."""
         scratch = memoryview(bytearray(CHUNK))
-        while self._into(scratch):
-            pass
+        more = 0
+        while count := self._into(scratch):
+            more += count
+        return more
 
     def _into(self, view: memoryview) -> int:
         while not self._inflater.eof or self._next_member():

@@ -230,7 +230,11 @@ def _check_data(header: _Header, need: int) -> None:
             file.seek(header.start)
             stream = InflatedStream(file, size)
             stream.skip(need)
-            stream.finish()
+            if more := stream.finish():  # ITK would hand out unfinished memory
+                raise ScanError(
+                    f"its compressed data inflates to {need + more} bytes, its header promises {need}; one of "
+                    "them is damaged. Fetch the file again"
+                )
 
 
 def _affine(image: sitk.Image) -> "NDArray[np.float64]":

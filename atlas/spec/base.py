@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
-"""An identifier: letters, digits and underscores (vertebrae_L1, msd09_spleen)."""
+"""An identifier: letters, digits and underscores (vertebrae_L1, liver_tumor)."""
 
 
 class Spec(BaseModel):

@@ -145,7 +145,7 @@ def test_horseshoe_kidney_is_cut_at_the_isthmus(dx):
 def test_pelvic_kidney_astride_the_midline_beside_a_normal_one():
     left, right = kidney(LEFT, z=50, size=0.9), kidney(10, z=-70, size=0.7)
     is_right(split(left, right), left, right, note="midline")
-    is_right(split(kidney(-12, z=-70, size=0.7), kidney(RIGHT, z=50, size=0.9)), None,
+    is_right(split(kidney(-8, z=-70, size=0.7), kidney(RIGHT, z=50, size=0.9)), None,
              kidney(RIGHT, z=50, size=0.9), note="midline")  # fmt: skip
 
 

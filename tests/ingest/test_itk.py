@@ -188,6 +188,12 @@ def test_a_compressed_size_that_is_not_the_datas_is_refused(tmp_path, size):
         read_ct(edited(path, ("CompressedDataSize = .*\n", "")))
 
 
+def test_more_compressed_data_than_the_header_tells_is_refused(tmp_path):
+    path = edited(write(tmp_path / "ct.mha", hu(), packed=True), ("DimSize = 7 6 5", "DimSize = 7 6 1"))
+    with pytest.raises(ScanError, match="inflates to 420 bytes, its header promises 84"):
+        read_ct(path)
+
+
 def test_compressed_data_in_a_file_of_its_own_needs_no_size(tmp_path):
     path = write(tmp_path / "ct.mhd", hu(), packed=True)
     assert np.array_equal(read_ct(edited(path, ("CompressedDataSize = .*\n", ""))).data, hu())

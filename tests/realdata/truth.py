@@ -63,7 +63,7 @@ VALUES = {
     "kits19": {"kidney_left/right": {1, 2}, "kidney_tumor": {2}},
     "kits23": {"kidney_left/right": {1, 2, 3}, "kidney_tumor": {2}, "kidney_cyst": {3}, "kidney_cyst_left/right": {3}},
     "panorama": {"pancreas": {1, 4, 5}, "pancreas_tumor": {1}},
-    "crlm": {"liver": {1}},
+    "crlm": {"hepatic_vessel": {1}},
     "odd_nifti": {"bone": {1}},
 }
 """Dataset -> structure -> values of the label volume."""
