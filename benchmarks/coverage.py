@@ -31,10 +31,10 @@ QUESTIONS = {
         "sql",
         "select class, count(*) from annotations where present group by 1",
     ),
-    "large livers, with their split": (
+    "the largest livers, with their split": (
         "sql",
         "select c.case_id, c.split, a.volume_ml from annotations a join cases c using (case_id) "
-        "where a.class = 'liver' and a.present and a.volume_ml > 2500 order by a.volume_ml desc limit 100",
+        "where a.class = 'liver' and a.present order by a.volume_ml desc limit 100",
     ),
     "classes by licence and provenance": (
         "sql",

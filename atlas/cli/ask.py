@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from atlas.cli.output import Format, emit, fits, notes, print_grid
+from atlas.cli.output import BLANK, Format, emit, fits, notes, print_grid
 from atlas.corpus import open_corpus
 from atlas.errors import AtlasError
 
@@ -51,14 +51,14 @@ def print_coverage(table: pd.DataFrame, by: str) -> None:
     groups, classes = list(dict.fromkeys(table[by])), list(dict.fromkeys(table["class"]))
     rows = zip(table[by], table["class"], table["available"], table["present"], strict=True)
     cells = {(group, name): _cell(available, present) for group, name, available, present in rows}
-    across = [by, *classes], [[str(g), *(cells.get((g, c), "·") for c in classes)] for g in groups]
-    down = ["class", *map(str, groups)], [[c, *(cells.get((g, c), "·") for g in groups)] for c in classes]
+    across = [by, *classes], [[str(g), *(cells.get((g, c), BLANK) for c in classes)] for g in groups]
+    down = ["class", *map(str, groups)], [[c, *(cells.get((g, c), BLANK) for g in groups)] for c in classes]
     print_grid(*(across if fits(*across) else down))
     notes.print("present/available cases; one number: present in all; · not annotated", style="dim")
 
 
 def _cell(available: int, present: int) -> str:
-    return "·" if not available else str(present) if present == available else f"{present}/{available}"
+    return BLANK if not available else str(present) if present == available else f"{present}/{available}"
 
 
 def query(

@@ -53,7 +53,8 @@ class _Report:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if notes.is_terminal:
+            self._bar.stop()
 
     def __call__(self, done: int, total: int, outcome: Outcome) -> None:
         self._bad += outcome.state == "quarantined"

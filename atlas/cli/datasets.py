@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from atlas.cli.output import Format, console, emit, print_grid
+from atlas.cli.output import Format, console, emit
 from atlas.spec import LabelMap, Manifest, load_label_map, load_manifest, load_taxonomy, names
 
 app = typer.Typer(help="List the datasets, or show one.", invoke_without_command=True)
@@ -69,9 +71,10 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Id of the dat
         ("classes", ", ".join(annotated(label_map))),
         ("provenance", label_map.provenance.kind),
     ]
+    table = Table.grid(padding=(0, 2, 0, 0))
     for key, value in facts:
         if value:
-            console.print(f"[bold]{key:>15}[/]  {value}")
+            table.add_row(Text(key, style="bold", justify="right"), Text(value))
     lists = {
         "known bad": [f"{', '.join(bad.cases)}: {bad.reason}" for bad in manifest.known_bad],
         "exceptions": [f"{case}: {e.reason}" for case, e in label_map.cases.items()],
@@ -80,8 +83,9 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Id of the dat
         "label notes": list(label_map.notes),
     }
     for title, entries in lists.items():
-        if entries:
-            print_grid([title], [[f"- {entry}"] for entry in entries])
+        for number, entry in enumerate(entries):
+            table.add_row(Text("" if number else title, style="bold", justify="right"), Text(f"- {entry}"))
+    console.print(table)
 
 
 def _yes_no(value: bool | None) -> str:

@@ -39,5 +39,7 @@ def demo(
     if not report_findings(corpus):
         raise AtlasError(f"{corpus}: the demo's corpus is not in order")
     console.rule("next", align="left")
-    console.print(f'atlas query {corpus} "select class, count(*) from annotations where present group by 1"')
-    console.print(f"atlas coverage {corpus} --plot coverage.png")
+    console.print(
+        f'atlas query {corpus} "select class, count(*) from annotations where present group by 1"', soft_wrap=True
+    )
+    console.print(f"atlas coverage {corpus} --plot coverage.png", soft_wrap=True)

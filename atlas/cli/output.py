@@ -18,6 +18,9 @@ console = Console(highlight=False)
 notes = Console(stderr=True, highlight=False)
 """For everything that is not the answer, so that `--format json` is alone on standard output."""
 
+BLANK = "·"
+"""A cell about which there is nothing to say."""
+
 GAP = 2
 """Columns between two columns of a table."""
 
@@ -52,18 +55,20 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def print_grid(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
+def print_grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table, in blocks below one another where it is wider than the terminal.
 
-    The first column is repeated in each block. Columns of numbers are set flush right.
+    The first column is repeated in each block, without the rows that are blank there. Columns of numbers are
+    set flush right.
     """
     for block in _blocks(header, rows, console.width):
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
         for i in block:
-            numbers = i > 0 and all(row[i][:1].isdigit() or row[i] in {"", "·"} for row in rows)
+            numbers = i > 0 and all(row[i][:1].isdigit() or row[i] in {"", BLANK} for row in rows)
             table.add_column(header[i], justify="right" if numbers else "left", no_wrap=numbers or i == 0)
         for row in rows:
-            table.add_row(*(row[i] for i in block))
+            if any(row[i] != BLANK for i in block[1:]):
+                table.add_row(*(row[i] for i in block))
         console.print(table)
         if block[-1] != len(header) - 1:
             console.print()

@@ -53,19 +53,16 @@ def find_cases(manifest: Manifest, folder: Path) -> list[CaseFiles]:
     """
     layout = manifest.layout
     if not folder.is_dir():
-        raise ScanError(
-            f"{manifest.id}: no folder {folder}; put the dataset there as the publisher unpacks it"
-        )
+        raise ScanError(f"{manifest.id}: no folder {folder}; put the dataset there as the publisher unpacks it")
     cases = _match(layout, folder)
-    for case in _listed(layout, folder):
-        cases.setdefault(case, CaseFiles(case))
+    for listed in _listed(layout, folder):
+        cases.setdefault(listed, CaseFiles(listed))
     for unlabelled in manifest.unlabelled:
         if unlabelled in cases and not cases[unlabelled].labels and not cases[unlabelled].masks:
             del cases[unlabelled]
     if not cases:
         raise ScanError(
-            f"{manifest.id}: nothing in {folder} matches {', '.join(layout.image)} "
-            f"with {{case}} like {layout.case!r}"
+            f"{manifest.id}: nothing in {folder} matches {', '.join(layout.image)} with {{case}} like {layout.case!r}"
         )
     bad = {case: bad for bad in manifest.known_bad for case in bad.cases}
     for name, case in cases.items():

@@ -72,9 +72,7 @@ def read_layers(
         volume = read_labels(folder / path, affine=layout.affine)
         if is_mask and volume.data.max(initial=0) > 1:
             raise ScanError(f"{folder / path}: a mask holds 0 and 1 only, this one up to {volume.data.max()}")
-        placed, whole = _placed(
-            volume, shape, affine, folder / path, by_index=layout.label_geometry == "image"
-        )
+        placed, whole = _placed(volume, shape, affine, folder / path, by_index=layout.label_geometry == "image")
         yield name, is_mask, placed, whole
 
 

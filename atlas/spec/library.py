@@ -117,9 +117,7 @@ def _check_files(label_map: LabelMap, manifest: Manifest) -> None:
         )
     if bool(label_map.structures) != bool(manifest.layout.masks):
         raise SpecError("structures (here) and masks (manifest) come together or not at all")
-    if any(
-        UNKNOWN in targets and len(targets) > 1 for m in label_map.values.values() for targets in m.values()
-    ):
+    if any(UNKNOWN in targets and len(targets) > 1 for m in label_map.values.values() for targets in m.values()):
         raise SpecError(f"a value means {UNKNOWN!r} or classes, not both")
 
 

@@ -11,9 +11,7 @@ from atlas.errors import SpecError
 from atlas.spec.base import Name, Spec
 
 Side = Literal["left", "right"]
-Colour = Annotated[
-    tuple[Annotated[int, Field(ge=0, le=255)], ...], Field(min_length=3, max_length=3, strict=False)
-]
+Colour = Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Field(min_length=3, max_length=3, strict=False)]
 Code = Annotated[str, Field(pattern=r"^\d{6,18}$")]
 
 BOTH = "left/right"

@@ -133,9 +133,7 @@ def test_beyond_the_labelled_slices_a_class_is_unknown_and_the_others_are_not(ta
 
 
 def test_near_a_class_drawn_in_part_nobody_can_tell(taxonomy, label_map):
-    rules = compile_rules(
-        label_map(values={"seg": {1: "aorta"}}, unknown={"near_partial": {"aorta": 3.0}}), taxonomy
-    )
+    rules = compile_rules(label_map(values={"seg": {1: "aorta"}}, unknown={"near_partial": {"aorta": 3.0}}), taxonomy)
     data = labels(v1=box((18, 21), (14, 16), (9, 11)))
     done = run(rules, SourceLabels("seg", "values", data, AFFINE))
     drawn = np.argwhere(data.T)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 
 import atlas
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 - the backend first: there is no screen
+mpl.use("Agg")  # there is no screen
+from matplotlib import pyplot as plt
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WINDOW = (-200, 300)
 OPACITY = 0.5
@@ -47,7 +50,7 @@ def _middle(case, codes):
     if not len(boxes):
         return np.array(codes.shape) // 2
     low, high = boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0)
-    kinds = np.array([bin(entry).count("1") for entry in case.table])
+    kinds = np.array([entry.bit_count() for entry in case.table])
     crop = codes[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     drawn = kinds[crop] > 0
     best = [low[axis] + drawn.sum(axis=tuple({0, 1, 2} - {axis})).argmax() for axis in (0, 1)]

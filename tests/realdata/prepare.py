@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tarfile
 import zipfile
@@ -15,16 +14,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import truth
+from isal.igzip import IGzipFile
 from scipy import ndimage
-
-try:
-    from isal.igzip import IGzipFile as GzipFile
-
-    LEVEL = 1
-except ImportError:
-    from gzip import GzipFile
-
-    LEVEL = 1
 
 HU = {
     "lung": -820, "liver": 105, "spleen": 120, "kidney": 170, "kidney_tumor": 90, "kidney_cyst": 8, "aorta": 190,
@@ -37,6 +28,9 @@ HU = {
 
 FAT, AIR, MUSCLE, MARROW, CORTEX = -90, -1000, 55, 110, 420
 SLAB = 8_000_000
+SIDED = ("ts_example", "word", "abdomenatlas_11_mini", "amos22")
+"""Datasets that tell left from right."""
+
 BODY_MM = (165.0, 110.0)
 """Half width and half depth of the body, where the labels need no more."""
 
@@ -86,7 +80,7 @@ def _link(source: Path, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
         target.unlink(missing_ok=True)
-        os.symlink(source.resolve(), target)
+        target.symlink_to(source.resolve())
     return target
 
 
@@ -192,7 +186,7 @@ def merged_sides(cases: list[Case], sources: Path) -> list[Case]:
     """Cases sided at the source, with left and right of each pair merged into one value."""
     result = []
     for case in cases:
-        if case.dataset not in {"ts_example", "word", "abdomenatlas_11_mini", "amos22"}:
+        if case.dataset not in SIDED:
             continue
         folder = sources / "merged_sides" / case.name
         labels = folder / "pairs.nii.gz"
@@ -205,7 +199,7 @@ def merged_sides(cases: list[Case], sources: Path) -> list[Case]:
                     if s:
                         box = tuple(slice(a, a + n) for a, n in zip(s.start, s.mask.shape, strict=True))
                         data[box][s.mask] = value
-            file = case.labels if case.labels.is_file() else sorted(case.labels.glob("[!.]*.nii.gz"))[0]
+            file = case.labels if case.labels.is_file() else min(case.labels.glob("[!.]*.nii.gz"))
             _save(data, nib.load(file).header, labels)
         result.append(Case("merged_sides", case.name, ct, labels, made=False))
     return result
@@ -233,7 +227,7 @@ def _numbered(case):
         boxes = ndimage.find_objects(data.T)
         found = {n: truth._structure(n, data, affine, v, boxes) for n, v in table.items()}
     else:
-        header = nib.load(sorted(case.labels.glob("[!.]*.nii.gz"))[0]).header
+        header = nib.load(min(case.labels.glob("[!.]*.nii.gz"))).header
         found = truth.structures(case.dataset, case.labels)
         data = np.zeros(next(iter(found.values())).shape, np.uint8, order="F")
         for number, s in enumerate(found.values(), start=1):
@@ -303,7 +297,7 @@ def _save(labels, header, path, partial_hu=None):
     header["vox_offset"] = 352
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as raw, GzipFile(fileobj=raw, mode="wb", compresslevel=LEVEL, mtime=0) as file:
+    with part.open("wb") as raw, IGzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0) as file:
         file.write(header.binaryblock + bytes(4))
         slices = labels.T  # (k, j, i), i fastest
         step = max(1, SLAB // slices[0].size)

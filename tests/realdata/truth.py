@@ -6,11 +6,15 @@ A structure is named as in the taxonomy; ``kidney_left/right`` is one whose side
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 from scipy import ndimage
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _numbers(text):
@@ -81,10 +85,13 @@ MASKS = {
     },
     "abdomenatlas_11_mini": {
         name: {name}
-        for name in """
-        aorta kidney_left kidney_right liver pancreas spleen stomach adrenal_gland_left adrenal_gland_right
-        celiac_trunk colon duodenum esophagus hepatic_vessel lung_left lung_right portal_vein_and_splenic_vein rectum
-        """.split()
+        for name in _numbers(
+            """
+            aorta kidney_left kidney_right liver pancreas spleen stomach adrenal_gland_left adrenal_gland_right
+            celiac_trunk colon duodenum esophagus hepatic_vessel lung_left lung_right portal_vein_and_splenic_vein
+            rectum
+            """
+        )
     }
     | {
         "gallbladder": {"gall_bladder"},
@@ -97,6 +104,12 @@ MASKS = {
     },
 }
 """Dataset -> structure -> stems of the mask files."""
+
+NOT_ANNOTATED = {
+    "panorama/100001_00001": {"pancreas_tumor"},
+    "panorama/100004_00001": {"pancreas_tumor"},
+}
+"""Case -> structures that its dataset annotates, but not there."""
 
 PAIRS = ("kidney", "lung", "adrenal_gland", "femur_head", "femur", "hip")
 """Paired organs that merging and splitting is tried on, in the order of their values in merged_sides."""
@@ -134,7 +147,7 @@ class Structure:
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Label volume as small unsigned integers (i, j, k), and its affine."""
-    image = nib.load(path)
+    image = nib.Nifti1Image.from_bytes(igzip.decompress(path.read_bytes()))
     if image.header["datatype"] == 256:  # int8 with a slope: -128 and 127 stand for 0 and 1
         data = np.asanyarray(image.dataobj.get_unscaled())
         return (data > 0).view(np.uint8), image.affine
@@ -170,10 +183,12 @@ def structures(dataset: str, labels: Path) -> dict[str, Structure]:
         found = [_structure(name, data, affine, values, boxes) for name, values in VALUES[dataset].items()]
         return {s.name: s for s in found if s}
     masks = {}
+    wanted = set().union(*MASKS[dataset].values())
     for path in sorted(labels.glob("[!.]*.nii.gz")):
-        if path.name not in {"ct.nii.gz", "ct_cropped.nii.gz"}:
+        stem = path.name.removesuffix(".nii.gz")
+        if stem in wanted:
             data, affine = read(path)
-            masks[path.name.removesuffix(".nii.gz")] = _structure("", data, affine, {1}, ndimage.find_objects(data.T))
+            masks[stem] = _structure("", data, affine, {1}, ndimage.find_objects(data.T))
     found = [_union(name, [masks.get(stem) for stem in stems]) for name, stems in MASKS[dataset].items()]
     return {s.name: s for s in found if s}
 
