@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -36,9 +35,8 @@ def write_root(corpus: Path, taxonomy: Taxonomy, recipe: Recipe, version: str) -
         "taxonomy": taxonomy.model_dump(mode="json"),
         "recipe": recipe.model_dump(mode="json"),
     }
-    (corpus / "cases").mkdir(parents=True, exist_ok=True)
-    _write_json(corpus / "cases/zarr.json", layout.group())
-    _write_json(corpus / "zarr.json", layout.group({"atlas": attributes}))
+    _replace_json(corpus, "zarr.json", layout.group({"atlas": attributes}))
+    _replace_json(corpus, "cases/zarr.json", layout.group())
 
 
 def write_case(
@@ -84,7 +82,7 @@ def write_case(
         _write_json(partial / "labels/zarr.json", layout.labels_group())
         _write_json(partial / layout.MASKS / "zarr.json", layout.masks_group(record, table, taxonomy))
         _write_json(partial / "zarr.json", layout.case_group(record))
-        _commit(partial, place)
+        _commit(corpus, partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -109,10 +107,9 @@ def array_digest(array: NDArray[Any]) -> str:
     return result.hexdigest()
 
 
-def _commit(partial: Path, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
+def _commit(corpus: Path, partial: Path, place: Path) -> None:
     if not (place.parent / "zarr.json").exists():
-        _write_json(place.parent / "zarr.json", layout.group())
+        _replace_json(corpus, str((place.parent / "zarr.json").relative_to(corpus)), layout.group())
     if place.exists():
         _discard(place, partial.parent)
     partial.rename(place)
@@ -151,8 +148,13 @@ def _write_array(path: Path, metadata: layout.Json, data: NDArray[Any]) -> None:
 
 
 def _write_json(path: Path, value: layout.Json) -> None:
-    """Replace a JSON file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    beside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)  # noqa: PTH105
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _replace_json(corpus: Path, name: str, value: layout.Json) -> None:
+    """Replace a visible JSON file in one step; what a crash leaves behind lies in the folder for that."""
+    partial, place = corpus / PARTIAL / uuid.uuid4().hex, corpus / name
+    _write_json(partial, value)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial.replace(place)

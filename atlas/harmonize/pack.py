@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from atlas.errors import LabelError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -95,7 +97,9 @@ class MaskPacker:
     def _code(self, entry: Entry) -> int:
         if entry not in self._index:
             if len(self.table) > np.iinfo(np.uint16).max:
-                raise OverflowError("more than 65,535 combinations of classes in one case")
+                raise LabelError(
+                    "more than 65,535 combinations of classes occur in one case; no mask file is that ragged"
+                )
             self._index[entry] = len(self.table)
             self.table.append(entry)
         return self._index[entry]
@@ -116,10 +120,9 @@ class MaskPacker:
             used |= np.bincount(codes.ravel(), minlength=len(entries)).astype(bool)
         table = sorted({BACKGROUND, *(e for e, u in zip(entries, used, strict=True) if u)})
         position = {entry: i for i, entry in enumerate(table)}
-        dtype = np.uint8 if len(table) <= np.iinfo(np.uint8).max + 1 else np.uint16
-        lookup = np.array([position.get(e, 0) for e in entries])
-        packed: NDArray[np.unsignedinteger] = lookup.astype(dtype)[self.codes]
-        return PackedMasks(codes=packed, table=tuple(table))
+        few = len(table) <= np.iinfo(np.uint8).max + 1
+        lookup = np.array([position.get(e, 0) for e in entries], dtype=np.uint16)
+        return PackedMasks(codes=(lookup.astype(np.uint8) if few else lookup)[self.codes], table=tuple(table))
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> Region | None:

@@ -85,7 +85,7 @@ def _match(layout: Layout, folder: Path) -> dict[str, CaseFiles]:
         for role, name, pattern in compiled:
             found = pattern.fullmatch(path)
             if found:
-                case = cases.setdefault(found["case"], CaseFiles(found["case"]))
+                case = cases.setdefault(found["case"], CaseFiles(_checked(found["case"], path)))
                 _assign(case, role, name or found.groupdict().get("structure", ""), path)
                 break
     return cases
@@ -150,4 +150,11 @@ def _listed(layout: Layout, folder: Path) -> list[str]:
         raise ScanError(f"{path}: not a dataset.json with a list `training` of images ({error!r})") from error
     patterns = [_regex(p, layout.case) for p in layout.image]
     found = (pattern.fullmatch(str(image)) for image in images for pattern in patterns)
-    return [match["case"] for match in found if match]
+    return [_checked(match["case"], layout.index) for match in found if match]
+
+
+def _checked(case: str, where: str) -> str:
+    """A case id becomes a folder of the corpus, so it must be a plain name."""
+    if not re.fullmatch(r"[^./\\ ][^/\\]*", case) or not case.isprintable():
+        raise ScanError(f"{where}: {case!r} cannot be a case id; let {{case}} in the manifest stand for a plain name")
+    return case

@@ -301,7 +301,7 @@ def exceptions(table: pd.DataFrame) -> pd.DataFrame:
 
 def faults(table: pd.DataFrame) -> list[str]:
     """Sentences about what does not hold."""
-    result = [fault for row in table.to_dict("records") for fault in _row_faults(row)]
+    result = [fault for row in table.to_dict("records") for fault in row_faults(row)]
     result += [
         f"{r.case} {r.structure}: left lies at x = {r.x_mm:.1f} mm, right at {r.right_mm:.1f} mm"
         for r in side_rows(table).itertuples()
@@ -318,7 +318,8 @@ def comparable_surfaces(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.surface_nearest_mm > EXACT_MM]
 
 
-def _row_faults(row) -> list[str]:
+def row_faults(row) -> list[str]:
+    """Sentences about what does not hold of one structure."""
     what = f"{row['case']} {row['structure']}"
     if row.get("unexpected") is True:
         return [f"{what}: not annotated at the source, but available"]

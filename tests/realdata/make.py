@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import compare
 import overlay
@@ -26,6 +27,9 @@ import prepare
 
 import atlas
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 HERE = Path(__file__).resolve().parent
 CORPORA = {"realdata": "realdata", "realdata_nearest": "realdata-nearest", "realdata_merged": "realdata-merged"}
 """Recipe -> corpus."""
@@ -33,6 +37,7 @@ CORPORA = {"realdata": "realdata", "realdata_nearest": "realdata-nearest", "real
 QUARANTINED = {"odd_nifti/shear": "degrees away from square"}
 """Cases that must not get into a corpus -> words of the reason."""
 
+WORKERS = 2
 DONE, PARTLY = 0, 3
 """Exit statuses of `atlas build`: everything built; some cases in quarantine."""
 
@@ -51,13 +56,14 @@ def timed(what: str):
     print(f"{what}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def build(sources: Path, target: Path) -> list[str]:
-    """Build the corpora; what went otherwise than expected."""
+def build(sources: Path, target: Path, datasets: Iterable[str] = ()) -> list[str]:
+    """Build the corpora, of all datasets or of some; what went otherwise than expected."""
     wrong = []
     for recipe, name in CORPORA.items():
         corpus = target / f"{name}.zarr"
         with timed(f"atlas build {recipe}"):
-            status = run("build", recipe, "--sources", sources, "--out", corpus)
+            only = [] if recipe == "realdata_merged" else [w for name in datasets for w in ("--only", name)]
+            status = run("build", recipe, "--sources", sources, "--out", corpus, "--workers", WORKERS, *only)
         expected = {} if recipe == "realdata_merged" else QUARANTINED
         if status != (PARTLY if expected else DONE):
             wrong.append(f"atlas build {recipe}: exit status {status}")
@@ -145,7 +151,7 @@ def main(real: Path, target: Path) -> int:
     main_corpus = target / "realdata.zarr"
     wrong += [f"atlas {word} failed" for word in ("coverage", "verify") if run(word, main_corpus)]
     kept = [case for case in cases if case.case_id not in QUARANTINED]
-    with timed("comparing and drawing"), ProcessPoolExecutor(2, get_context("spawn")) as pool:
+    with timed("comparing and drawing"), ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
         results = list(pool.map(partial(examine, target), kept))
     table = pd.DataFrame([row for rows, _, _ in results for row in rows])
     cts = pd.DataFrame([ct for _, ct, _ in results if ct])

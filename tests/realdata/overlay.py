@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WINDOW = (-200, 300)
 OPACITY = 0.5
+LETTER_VOXELS = 150
 
 
 def draw(corpus: Path, case_id: str, folder: Path) -> Path:
@@ -36,12 +37,23 @@ def draw(corpus: Path, case_id: str, folder: Path) -> Path:
     )
     for axis, (name, grey, code, marks) in zip(axes, planes, strict=True):
         _plane(axis, f"{name} {at[('axial', 'coronal', 'sagittal').index(name)]}", grey, colours[code], marks)
+        _letters(axis, case, code)
     figure.suptitle(f"{case_id}    {'; '.join(case.record.warnings)[:150]}", color="white", fontsize=9)
     path = folder / f"{case_id.replace('/', '-')}.png"
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=75)
     plt.close(figure)
     return path
+
+
+def _letters(axis, case, code):
+    """An r or an l on what is of the right or left, whatever its colour."""
+    for c in case.taxonomy.classes:
+        if c.side:
+            shown = np.array([entry >> c.bit & 1 for entry in case.table], bool)[code]
+            if np.count_nonzero(shown) > LETTER_VOXELS:
+                y, x = np.array(shown.shape) - 1 - np.argwhere(shown).mean(axis=0)
+                axis.text(x, y, c.side[0], color="white", fontsize=9, ha="center", va="center")
 
 
 def _middle(case, codes):

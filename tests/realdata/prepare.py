@@ -10,12 +10,16 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 import truth
 from isal.igzip import IGzipFile
 from scipy import ndimage
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 HU = {
     "lung": -820, "liver": 105, "spleen": 120, "kidney": 170, "kidney_tumor": 90, "kidney_cyst": 8, "aorta": 190,
@@ -63,6 +67,18 @@ def lay_out(real: Path, sources: Path) -> list[Case]:
     """Unpack and link everything below `real` into a folder per dataset; what is there already stays."""
     parts = (_kits, _word, _amos, _abdomenatlas, _totalsegmentator, _panorama, _crlm, _odd)
     return [case for part in parts for case in part(real, sources)]
+
+
+def keep(cases: list[Case], wanted: Collection[str]) -> list[Case]:
+    """Take all other cases out of the sources again: their labels, and what links to their CT."""
+    for case in cases:
+        if case.case_id not in wanted:
+            if case.labels.is_dir():
+                shutil.rmtree(case.labels)
+            else:
+                case.labels.unlink()
+            case.ct.unlink(missing_ok=True)
+    return [case for case in cases if case.case_id in wanted]
 
 
 def make_cts(cases: list[Case], workers: int = 2) -> None:
