@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import cc3d
 import numpy as np
+from scipy import ndimage
 
 from atlas.harmonize.pack import bounding_box
 
@@ -84,7 +85,7 @@ def _present(masks: PackedMasks) -> Iterator[tuple[int, NDArray[np.bool_], NDArr
     """Bit, mask and place of every present class, the mask cropped to where its codes are."""
     if len(masks.table) == 1:
         return
-    boxes = cc3d.statistics(masks.codes)["bounding_boxes"]
+    boxes = [None, *ndimage.find_objects(masks.codes)]  # by code; background needs none
     union = 0
     for entry in masks.table:
         union |= entry.classes

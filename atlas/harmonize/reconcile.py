@@ -136,10 +136,13 @@ def _meaning(layer: SourceLabels, rules: LabelRules) -> dict[int, int]:
 
 def _values(data: NDArray[np.unsignedinteger]) -> list[int]:
     """Values other than 0, ascending, without a sorted copy of the volume."""
-    used = np.zeros(int(data.max(initial=0)) + 1, dtype=bool)
+    highest = int(data.max(initial=0))
+    if highest <= 1:  # a mask, and often one of a hundred
+        return list(range(1, highest + 1))
+    used = np.zeros(highest + 1, dtype=bool)
     for part in data.T:  # files hold i fastest, so slices of the transpose are contiguous
-        used[part.ravel()] = True
-    return [int(v) for v in np.flatnonzero(used) if v]
+        used[part[part > 0]] = True
+    return [int(v) for v in np.flatnonzero(used)]
 
 
 def _classes_of(layer: SourceLabels, rules: LabelRules) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
 """An identifier: letters, digits and underscores (vertebrae_L1, liver_tumor)."""
+
+Strings = Annotated[tuple[str, ...], Field(strict=False)]
+"""A list of strings."""
 
 
 class Spec(BaseModel):

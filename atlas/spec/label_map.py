@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from atlas.spec.base import Name, Spec
+from atlas.spec.base import Name, Spec, Strings
 
 UNKNOWN = "unknown"
 """Target of an ignore value: nobody can tell what is there."""
@@ -38,7 +38,7 @@ class Provenance(Spec):
 class Unknown(Spec):
     """Where the classes that a dataset annotates are nevertheless not known."""
 
-    beyond_labelled_slices: tuple[str, ...] = Field(default=(), strict=False)
+    beyond_labelled_slices: Strings = ()
     """Classes drawn over part of the scan only: unknown outside the axial slices that show them."""
     near_partial: dict[str, float] = {}
     """Classes drawn in part: unlabelled voxels within so many mm of a labelled one are unknown."""
@@ -49,7 +49,7 @@ class CaseException(Spec):
 
     reason: str
     link: str | None = None
-    unavailable: tuple[str, ...] = Field(default=(), strict=False)
+    unavailable: Strings = ()
     box: Box | None = None
     """Voxel box of the label volume outside which nothing was annotated."""
 
@@ -68,7 +68,7 @@ class LabelMap(Spec):
     provenance_of: dict[str, Provenance] = {}
     unknown: Unknown = Unknown()
     cases: dict[str, CaseException] = {}
-    notes: tuple[str, ...] = Field(default=(), strict=False)
+    notes: Strings = ()
 
     def targets(self) -> frozenset[str]:
         """Every class or pair that the map names as the meaning of a label."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from atlas.spec.base import Name, Spec
+from atlas.spec.base import Name, Spec, Strings
 
 
 def _pattern(text: str) -> str:
@@ -62,7 +62,7 @@ class Access(Spec):
     """How a person gets the files."""
 
     kind: Literal["open", "login", "request", "gated"]
-    via: tuple[str, ...] = Field(default=(), strict=False)
+    via: Strings = ()
     files: tuple[SourceFile, ...] = Field(default=(), strict=False)
     note: str | None = None
 
@@ -104,7 +104,7 @@ class Layout(Spec):
 class KnownBad(Spec):
     """A case that the publisher or its users found to be wrong; quarantined by default."""
 
-    cases: tuple[str, ...] = Field(strict=False)
+    cases: Strings
     reason: str
     link: str | None = None
 
@@ -143,7 +143,7 @@ class Manifest(Spec):
     layout: Layout
     patient: Annotated[str, AfterValidator(_regex)] | None = None
     """Regular expression whose first group is the patient in a case id; null: one scan a patient."""
-    unlabelled: tuple[str, ...] = Field(default=(), strict=False)
+    unlabelled: Strings = ()
     """Cases that are published without labels: not an error."""
     known_bad: tuple[KnownBad, ...] = Field(default=(), strict=False)
     overlaps: tuple[Overlap, ...] = Field(default=(), strict=False)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from atlas.errors import SpecError
-from atlas.spec.base import Name, Spec
+from atlas.spec.base import Name, Spec, Strings
 
 Side = Literal["left", "right"]
 Colour = Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Field(min_length=3, max_length=3, strict=False)]
@@ -41,9 +41,9 @@ class AnatomicalClass(Spec):
     kind: Literal["organ", "lesion", "vessel", "bone", "muscle", "other"]
     side: Side | None = None
     mirror: Name | None = None
-    parents: tuple[str, ...] = Field(default=(), strict=False)
+    parents: Strings = ()
     definition: str | None = None
-    synonyms: tuple[str, ...] = Field(default=(), strict=False)
+    synonyms: Strings = ()
     prompt: str
     snomed: Snomed | None = None
     colour: Colour

@@ -5,6 +5,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import prepare
 import truth
 from scipy import ndimage
 from scipy.spatial import KDTree
@@ -260,7 +261,7 @@ def compare_ct(case, corpus) -> dict:
 
 def compare_merged(case, sided, merged) -> list[dict]:
     """Dice of each side of each pair, split after merging against sided at the source."""
-    one, other = atlas.open(sided)[case.case_id], atlas.open(merged)[f"merged_sides/{case.name}"]
+    one, other = atlas.open(sided)[case.case_id], atlas.open(merged)[f"{prepare.SIDED[case.dataset]}/{case.name}"]
     rows = []
     for pair in truth.PAIRS:
         for side in ("left", "right"):

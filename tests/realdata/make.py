@@ -143,7 +143,7 @@ def main(real: Path, target: Path) -> int:
     with timed("laying out the sources and making CT"):
         cases = prepare.lay_out(real, sources)
         prepare.make_cts(cases)
-        prepare.merged_sides(cases, sources)
+        prepare.merge_sides(cases, sources)
     wrong = build(sources, target)
     if wrong:
         print(*wrong, sep="\n")

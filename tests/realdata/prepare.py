@@ -32,8 +32,13 @@ HU = {
 
 FAT, AIR, MUSCLE, MARROW, CORTEX = -90, -1000, 55, 110, 420
 SLAB = 8_000_000
-SIDED = ("ts_example", "word", "abdomenatlas_11_mini", "amos22")
-"""Datasets that tell left from right."""
+SIDED = {
+    "ts_example": "merged_values",
+    "word": "merged_values",
+    "amos22": "merged_values",
+    "abdomenatlas_11_mini": "merged_masks",
+}
+"""Datasets that tell left from right -> where they are without sides."""
 
 BODY_MM = (165.0, 110.0)
 """Half width and half depth of the body, where the labels need no more."""
@@ -198,27 +203,41 @@ def _odd(real, sources):
         yield Case("odd_nifti", name, ct, labels, made=False)
 
 
-def merged_sides(cases: list[Case], sources: Path) -> list[Case]:
-    """Cases sided at the source, with left and right of each pair merged into one value."""
-    result = []
+def merge_sides(cases: list[Case], sources: Path) -> None:
+    """Write sided cases once more, with left and right of each pair as one value or one mask."""
     for case in cases:
-        if case.dataset not in SIDED:
-            continue
-        folder = sources / "merged_sides" / case.name
-        labels = folder / "pairs.nii.gz"
-        ct = _link(case.ct, folder / "ct.nii.gz")
-        if not labels.exists():
-            found = truth.structures(case.dataset, case.labels)
-            data = np.zeros(next(iter(found.values())).shape, np.uint8, order="F")
-            for value, pair in enumerate(truth.PAIRS, start=1):
-                for s in (found.get(f"{pair}_left"), found.get(f"{pair}_right")):
-                    if s:
-                        box = tuple(slice(a, a + n) for a, n in zip(s.start, s.mask.shape, strict=True))
-                        data[box][s.mask] = value
-            file = case.labels if case.labels.is_file() else min(case.labels.glob("[!.]*.nii.gz"))
-            _save(data, nib.load(file).header, labels)
-        result.append(Case("merged_sides", case.name, ct, labels, made=False))
-    return result
+        if case.dataset in SIDED:
+            folder = sources / SIDED[case.dataset] / case.name
+            _link(case.ct, folder / "ct.nii.gz")
+            (_merge_values if case.dataset in truth.VALUES else _merge_masks)(case, folder)
+
+
+def _merge_values(case, folder):
+    if (folder / "pairs.nii.gz").exists():
+        return
+    data, _ = truth.read(case.labels)
+    merged = np.arange(10, 266)
+    merged[0] = 0
+    for number, pair in enumerate(truth.PAIRS, start=1):
+        for side in ("left", "right"):
+            merged[list(truth.VALUES[case.dataset].get(f"{pair}_{side}", ()))] = number
+    _save(merged.astype(np.uint8)[data], nib.load(case.labels).header, folder / "pairs.nii.gz")
+
+
+def _merge_masks(case, folder):
+    if (folder / "pairs").exists():
+        return
+    part = folder / "pairs.part"
+    found = truth.structures(case.dataset, case.labels)
+    header = nib.load(min(case.labels.glob("[!.]*.nii.gz"))).header
+    for pair in truth.PAIRS:
+        sides = [found[name] for name in (f"{pair}_left", f"{pair}_right") if name in found]
+        if sides:
+            data = np.zeros(sides[0].shape, np.uint8, order="F")
+            for s in sides:
+                data[s.box] |= s.mask
+            _save(data, header, part / f"{pair}.nii.gz")
+    part.rename(folder / "pairs")
 
 
 def make_ct(case: Case) -> None:
@@ -248,8 +267,7 @@ def _numbered(case):
         data = np.zeros(next(iter(found.values())).shape, np.uint8, order="F")
         for number, s in enumerate(found.values(), start=1):
             hu[number] = HU.get(_unsided(s.name), 60)
-            box = tuple(slice(a, a + n) for a, n in zip(s.start, s.mask.shape, strict=True))
-            data[box][s.mask] = number
+            data[s.box][s.mask] = number
     return data, hu, header, _midline({n: s for n, s in found.items() if s})
 
 

@@ -42,7 +42,7 @@ def built(tmp_path_factory):
     sources = target / "sources"
     cases = prepare.keep(prepare.lay_out(REAL, sources), {*CASES, "odd_nifti/shear"})
     prepare.make_cts(cases, workers=1)
-    prepare.merged_sides(cases, sources)
+    prepare.merge_sides(cases, sources)
     wrong = make.build(sources, target, datasets=dict.fromkeys(case.dataset for case in cases))
     return {case.case_id: case for case in cases}, target, wrong
 

@@ -112,7 +112,7 @@ NOT_ANNOTATED = {
 """Case -> structures that its dataset annotates, but not there."""
 
 PAIRS = ("kidney", "lung", "adrenal_gland", "femur_head", "femur", "hip")
-"""Paired organs that merging and splitting is tried on, in the order of their values in merged_sides."""
+"""Paired organs that merging and splitting is tried on, in the order of their values in merged_values."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,11 @@ class Structure:
     start: np.ndarray
     affine: np.ndarray
     shape: tuple
+
+    @property
+    def box(self):
+        """Where the crop lies in the volume."""
+        return tuple(slice(a, a + n) for a, n in zip(self.start, self.mask.shape, strict=True))
 
     @property
     def voxel_ml(self):
