@@ -1,0 +1,72 @@
+"""Where a build runs: a local cluster of one process a core, or a Dask cluster that exists already."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from atlas.errors import BuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from distributed import Client
+
+MEMORY_LIMIT = 4 * 2**30
+"""Bytes a worker may use before it is restarted; the largest cases take half of it (benchmarks/build.py)."""
+
+CONNECT_TIMEOUT = "20s"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def cluster(workers: int | None, scheduler: str | None) -> Iterator[Client]:
+    """Client of a cluster; a local one is closed at the end.
+
+    Parameters
+    ----------
+    workers
+        Processes of the local cluster; None: one a core.
+    scheduler
+        Address of an existing cluster instead.
+
+    Raises
+    ------
+    BuildError
+        If the existing cluster does not answer.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {
+        # a case is one task: there is nothing to spill, and a worker that is full must not take another
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.admin.log-format": "%(message)s",
+        "logging": {"distributed": "error", "distributed.nanny": "critical"},
+    }
+    with dask.config.set(settings):
+        if scheduler is not None:
+            try:
+                client = Client(scheduler, timeout=CONNECT_TIMEOUT)
+            except (OSError, ValueError) as error:
+                raise BuildError(f"no Dask scheduler answers at {scheduler} ({error})") from error
+            with client:
+                yield client
+            return
+        with (
+            LocalCluster(
+                n_workers=workers or cores(),
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=MEMORY_LIMIT,
+                dashboard_address="127.0.0.1:0",  # any free port, and nobody from outside
+            ) as local,
+            Client(local) as client,
+        ):
+            yield client
