@@ -23,12 +23,12 @@ HERE = Path(__file__).resolve()
 CHECKOUT = HERE.parents[1]
 PEERS = ("monai", "torchio", "nnunetv2")
 
-SPACING = (0.8, 0.8, 2.5)
-"""Of the case that is compared, x, y, z mm."""
-THIN = (0.8, 0.8, 1.0)
-"""Of the case of 1,000 slices."""
 TARGET = 1.5
 SIDE = 512
+PIXEL = 0.8
+"""Spacing along x and y, mm."""
+SLICE, THIN_SLICE = 2.5, 1.0
+"""Spacing along z, and that of the case of 1,000 slices, mm."""
 ORGANS = (
     "spleen",
     "kidney_left/right",  # sides are found, as for most datasets
@@ -47,8 +47,8 @@ ORGANS = (
     "portal_vein_and_splenic_vein",
 )
 STRUCTURES = 104
-"""Of the dataset with the most of them, in the order of its label map."""
 RICH = "totalseg_v2"
+"""The dataset with the most structures. Those come first that the generated body has; the rest are empty."""
 NOISE_HU, AIR_NOISE_HU = 22.0, 9.0
 SLAB = 25
 """Slices generated at a time."""
@@ -57,7 +57,7 @@ SLAB = 25
 # Generated cases ------------------------------------------------------------------------------------------
 
 
-def make_case(folder, kind, slices, spacing):
+def make_case(folder, kind, slices, thickness):
     """Write one case, its manifest and its label map; `kind`: organs, volume (104 structures) or masks."""
     import numpy as np
 
@@ -67,9 +67,6 @@ def make_case(folder, kind, slices, spacing):
     from atlas.spec import load_label_map, load_taxonomy
 
     taxonomy, body = load_taxonomy(), anatomy(3)
-    meanings = {name: (name,) for name in ORGANS}
-    if kind != "organs":
-        meanings = dict(list(load_label_map(RICH).structures.items())[:STRUCTURES])
     shape = (SIDE, SIDE, slices)
     low, high = np.array(FIELD).T
     # the body is stretched to fill the scan, so that a voxel costs the same however many slices there are
@@ -83,7 +80,14 @@ def make_case(folder, kind, slices, spacing):
         shifted = paint.copy()
         shifted[:3, 3] += shifted[:3, 2] * first
         part[...] = body.paint(part.shape, shifted)
-    affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
+    meanings = {name: (name,) for name in ORGANS}
+    if kind != "organs":
+        structures = load_label_map(RICH).structures
+        cells = mask_tables(structures, body, taxonomy)
+        shown = np.bincount(numbers[::4, ::4, ::4].ravel(), minlength=len(body.cells) + 1) > 0
+        order = sorted(structures, key=lambda name: not (cells[name] & shown).any())
+        meanings = {name: structures[name] for name in order[:STRUCTURES]}
+    affine = np.diag([-PIXEL, PIXEL, thickness, 1.0])
     source = folder / "sources/bench"
     write_ct(source / "images/case_0.nii.gz", numbers, body.hu, affine)
     if kind == "masks":
@@ -339,12 +343,12 @@ def measured(name, folder, *arguments, python=sys.executable):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def case_folder(work, kind, slices, spacing=SPACING):
+def case_folder(work, kind, slices, thickness=SLICE):
     """Folder of a generated case; made in a process of its own, which leaves this one small."""
-    folder = work / f"{kind}-{slices}"
+    folder = work / f"{kind}-{slices}-{thickness:g}mm"
     if not (folder / "complete").exists():
         print(f"(generating {kind}, {SIDE} x {SIDE} x {slices})", file=sys.stderr, flush=True)
-        wanted = [kind, str(slices), *map(str, spacing)]
+        wanted = [kind, str(slices), str(thickness)]
         subprocess.run([sys.executable, str(HERE), "--make", "--folder", str(fresh(folder)), *wanted], check=True)
     for path in (folder / "sources").rglob("*.nii.gz"):  # into the page cache, for everyone alike
         path.read_bytes()
@@ -384,9 +388,9 @@ def gib(values):
     return f"{statistics.median(values) / 2**30:.2f}"
 
 
-def compare(work, python, repeats, slices):
+def compare(work, python, repeats, slices, thickness):
     """One case by everyone, in turn."""
-    folder = case_folder(work, "organs", slices)
+    folder = case_folder(work, "organs", slices, thickness)
     names = [name for name in CONTESTANTS if name != "build" and (python or name == "atlas")]
     runs = {name: [] for name in names}
     for _ in range(repeats):
@@ -403,7 +407,8 @@ def compare(work, python, repeats, slices):
     ]
     columns = ["", "wall s (range)", "CPU s (range)", "peak GiB", "wall, times atlas", "CPU, times atlas"]
     size = sum(Path(path).stat().st_size for path in pair(folder)) / 1e6
-    table(f"A case of {SIDE} x {SIDE} x {slices}, {len(ORGANS)} labels, {size:.0f} MB", columns, rows)
+    title = f"{SIDE} x {SIDE} x {slices} voxels of {PIXEL} x {PIXEL} x {thickness:g} mm, {len(ORGANS)} labels, {size:.0f} MB"
+    table(title, columns, rows)
 
 
 def against_voxels(work, repeats, counts):
@@ -436,10 +441,10 @@ def against_cases(work, slices, counts):
 def large(work):
     rows = []
     for kind, text in (("volume", "one label volume"), ("masks", f"{STRUCTURES} files")):
-        run = measured("atlas", case_folder(work, kind, 1000, THIN))
+        run = measured("atlas", case_folder(work, kind, 1000, THIN_SLICE))
         rows.append([text, f"{run['wall']:.1f}", f"{run['cpu']:.1f}", gib([run["peak"]])])
     columns = [f"{STRUCTURES} structures as", "wall s", "CPU s", "peak GiB"]
-    table(f"A case of {SIDE} x {SIDE} x 1000", columns, rows)
+    table(f"{SIDE} x {SIDE} x 1000 voxels of {PIXEL} x {PIXEL} x {THIN_SLICE} mm", columns, rows)
 
 
 def main():
@@ -450,6 +455,7 @@ def main():
     parser.add_argument("--large", action="store_true", help="also 1,000 slices with 104 structures (takes minutes)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--slices", type=int, default=250, help="of the case that is compared")
+    parser.add_argument("--thickness", type=float, default=SLICE, help="of its slices, mm")
     parser.add_argument("--cases", type=int, nargs="+", default=[2, 8], help="numbers of cases that are built")
     parser.add_argument("--work", type=Path, default=CHECKOUT / "build/benchmark", help="where cases are kept")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -458,8 +464,8 @@ def main():
     parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.make:
-        kind, slices, *spacing = options.arguments
-        make_case(options.folder, kind, int(slices), tuple(map(float, spacing)))
+        kind, slices, thickness = options.arguments
+        make_case(options.folder, kind, int(slices), float(thickness))
     elif options.measure:
         measure_here(options.measure, options.folder, [int(a) for a in options.arguments])
     else:
@@ -473,7 +479,7 @@ def report(options):
     work = options.work.resolve()
     if wanted("peers"):
         python = None if options.no_peers else options.peers or install_peers(CHECKOUT / "build/benchmark-venv")
-        compare(work, python, options.repeats, options.slices)
+        compare(work, python, options.repeats, options.slices, options.thickness)
     if wanted("voxels"):
         against_voxels(work, options.repeats, [64, 125, 250, 500])
     if wanted("cases"):
