@@ -407,8 +407,8 @@ def compare(work, python, repeats, slices, thickness):
     ]
     columns = ["", "wall s (range)", "CPU s (range)", "peak GiB", "wall, times atlas", "CPU, times atlas"]
     size = sum(Path(path).stat().st_size for path in pair(folder)) / 1e6
-    title = f"{SIDE} x {SIDE} x {slices} voxels of {PIXEL} x {PIXEL} x {thickness:g} mm, {len(ORGANS)} labels, {size:.0f} MB"
-    table(title, columns, rows)
+    voxels = f"{SIDE} x {SIDE} x {slices} voxels of {PIXEL} x {PIXEL} x {thickness:g} mm"
+    table(f"{voxels}, {len(ORGANS)} labels, {size:.0f} MB", columns, rows)
 
 
 def against_voxels(work, repeats, counts):

@@ -86,7 +86,7 @@ def build_case(files: CaseFiles, context: Context) -> Outcome:
 @cache
 def _one_thread() -> None:
     """The build scales by cases: one ITK thread a process, whatever cluster it runs on."""
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 

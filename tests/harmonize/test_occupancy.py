@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import label, map_coordinates

@@ -5,7 +5,7 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from atlas.errors import GeometryError, LabelError, ScanError
 from atlas.ingest import values, volume

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -26,9 +28,10 @@ EXACT_MM, ROUNDING = 0.01, 0.1
 """Where the source's voxels are whole multiples of the grid's, nearest copies them, staircase and all, and is no
 measure; there the surface may be off by so large a share of the source's voxel, which rounds its corners."""
 
-THIN_ML = 0.02
-"""A volume beyond the limits is explained if linear interpolation by scipy has the same within such a share: then
-the structure is so thin that its corners, which every linear interpolation rounds, are a good part of it."""
+LINEAR_ML = 0.02
+"""A volume beyond the limits is explained if linear interpolation by scipy has the same within such a share. Then the
+structure is so thin that its corners, which every linear interpolation rounds, are a good part of it; or it is made of
+so few slices that it matters how many layers of the grid fall into each."""
 
 CT_HU = 0.51
 """Largest difference from linear interpolation: rounding, and float32."""
@@ -60,13 +63,14 @@ def compare_case(case, occupancy, nearest) -> list[dict]:
     smooth, plain = (atlas.open(corpus)[case.case_id] for corpus in (occupancy, nearest))
     found = truth.structures(case.dataset, case.labels)
     codes = [np.asarray(c.codes[...]) for c in (smooth, plain)]
+    counts = [np.bincount(c.ravel(), minlength=len(case.table)) for c, case in zip(codes, (smooth, plain), strict=True)]
     rows = []
     for name in sorted(truth.annotated(case.dataset, case.labels) - truth.NOT_ANNOTATED.get(case.case_id, set())):
         row = {"case": case.case_id, "structure": name, "available": set(_classes(name)) <= smooth.available}
         if row["available"] and name in found:
-            row |= _structure(found[name], smooth, plain, *codes)
+            row |= _structure(found[name], smooth, plain, *codes, counts[1])
         elif row["available"]:
-            row["voxels_of_absent"] = int(_truth(smooth, name)[codes[0]].sum())
+            row["voxels_of_absent"] = int(counts[0][_truth(smooth, name)].sum())
         rows.append(row)
     extra = smooth.available - {c for row in rows for c in _classes(row["structure"])}
     rows += [{"case": case.case_id, "structure": name, "unexpected": True} for name in sorted(extra)]
@@ -93,10 +97,13 @@ def _boxed(case, codes, name):
     return _truth(case, name)[codes[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]], low
 
 
-def _structure(source, smooth, plain, smooth_codes, plain_codes):
+def _structure(source, smooth, plain, smooth_codes, plain_codes, plain_counts):
     row = {"native_ml": source.volume_ml}
     near, box = nearest_mask(source, plain.affine, plain_codes.shape)
-    row["dice"] = _dice(near, _truth(plain, source.name)[plain_codes[box]], plain, plain_codes, source.name)
+    where = _truth(plain, source.name)
+    voxels = plain_counts[where].sum()
+    row["dice"] = 2 * np.count_nonzero(near & where[plain_codes[box]]) / max(1, voxels + np.count_nonzero(near))
+    row["nearest_ml"] = voxels * plain.spacing**3 / 1000
     boxed = _boxed(smooth, smooth_codes, source.name)
     if boxed is None:
         return row | {"ml": 0.0, "volume_error": -1.0}
@@ -116,13 +123,6 @@ def _structure(source, smooth, plain, smooth_codes, plain_codes):
         row["chord_mm"] = 4000 * row["native_ml"] / surface.area
         row["surface_nearest_mm"] = surface.distance(*plain_boxed, plain.affine)
     return row
-
-
-def _dice(near, mask, case, codes, name):
-    """Dice over the whole volume; `near` and `mask` are crops to the box of the former."""
-    counts = np.bincount(codes.ravel(), minlength=len(case.table))
-    total = counts[: len(case.table)][_truth(case, name)].sum() + np.count_nonzero(near)
-    return 2 * np.count_nonzero(near & mask) / total if total else 1.0
 
 
 def beyond_limits(row) -> bool:
@@ -262,20 +262,17 @@ def compare_ct(case, corpus) -> dict:
 def compare_merged(case, sided, merged) -> list[dict]:
     """Dice of each side of each pair, split after merging against sided at the source."""
     one, other = atlas.open(sided)[case.case_id], atlas.open(merged)[f"{prepare.SIDED[case.dataset]}/{case.name}"]
+    known = truth.annotated(case.dataset, case.labels) & one.present
+    both = np.asarray(one.codes[...]).ravel() * np.int32(len(other.table)) + np.asarray(other.codes[...]).ravel()
+    counts = np.bincount(both, minlength=len(one.table) * len(other.table)).reshape(len(one.table), -1)
     rows = []
-    for pair in truth.PAIRS:
-        for side in ("left", "right"):
-            name = f"{pair}_{side}"
-            if name not in one.available or name not in one.present:
-                continue
-            row = {"case": case.case_id, "structure": name}
-            if name in other.available:
-                a, b = one.mask(name), other.mask(name)
-                row["dice"] = 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
-            else:
-                row["dice"] = 0.0
-            row["warnings"] = "; ".join(w for w in other.record.warnings if w.startswith(f"{pair}_left/right"))
-            rows.append(row)
+    for pair, side in product(truth.PAIRS, ("left", "right")):
+        name = f"{pair}_{side}"
+        if name in known:
+            a, b = _truth(one, name), _truth(other, name) & (name in other.available)
+            dice = 2 * counts[np.ix_(a, b)].sum() / (counts[a].sum() + counts[:, b].sum())
+            warnings = "; ".join(w for w in other.record.warnings if w.startswith(f"{pair}_left/right"))
+            rows.append({"case": case.case_id, "structure": name, "dice": dice, "warnings": warnings})
     return rows
 
 
@@ -290,13 +287,28 @@ def side_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def explained(row) -> bool:
     """Whether a volume beyond the limits is what linear interpolation makes of so thin a structure."""
-    return abs(row["ml"] - row.get("linear_ml", np.inf)) <= THIN_ML * row["native_ml"]
+    return abs(row["ml"] - row.get("linear_ml", np.inf)) <= LINEAR_ML * row["native_ml"]
+
+
+def _why(row) -> str:
+    return "thin: corners rounded" if row["ml"] < row["native_ml"] else "few slices: unevenly sampled"
 
 
 def exceptions(table: pd.DataFrame) -> pd.DataFrame:
-    """Structures whose volume is beyond the limits for the reason given at `THIN_ML`."""
-    rows = [r for r in table.to_dict("records") if beyond_limits(r) and explained(r)]
-    columns = ["case", "structure", "native_ml", "ml", "linear_ml", "volume_error", "chord_mm", "voxel_mm"]
+    """Structures whose volume is beyond the limits for a reason given at `LINEAR_ML`, and for which."""
+    rows = [r | {"why": _why(r)} for r in table.to_dict("records") if beyond_limits(r) and explained(r)]
+    columns = [
+        "case",
+        "structure",
+        "native_ml",
+        "ml",
+        "linear_ml",
+        "nearest_ml",
+        "volume_error",
+        "chord_mm",
+        "voxel_mm",
+        "why",
+    ]
     return pd.DataFrame(rows, columns=columns).sort_values("volume_error")
 
 
