@@ -10,7 +10,7 @@ from math import log, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk - the name its own documentation uses
+import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk - the name its own documentation uses
+import SimpleITK as sitk
 
 from atlas.errors import GeometryError, ScanError
 from atlas.ingest.bytestream import DEFLATE_LIMIT, InflatedStream
