@@ -110,7 +110,7 @@ def report(table: pd.DataFrame, cts: pd.DataFrame, merged: pd.DataFrame) -> list
     columns = ["case", "structure", "native_ml", "ml", "volume_error"]
     show("nearest, Dice with an independent computation", table.sort_values("dice")[["case", "structure", "dice"]], 5)
     show("occupancy, volume", over.loc[over.volume_error.abs().sort_values(ascending=False).index, columns], 10)
-    show("occupancy, volumes beyond the limits, for rounded corners", compare.exceptions(table), None)
+    show("occupancy, volumes beyond the limits, and why", compare.exceptions(table), None)
     show(
         f"surface: {measured.surface_mm.mean():.3f} mm with occupancy, {measured.surface_nearest_mm.mean():.3f} with "
         f"nearest, mean of {len(measured)} structures",
