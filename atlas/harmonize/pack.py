@@ -120,9 +120,12 @@ class MaskPacker:
             used |= np.bincount(codes.ravel(), minlength=len(entries)).astype(bool)
         table = sorted({BACKGROUND, *(e for e, u in zip(entries, used, strict=True) if u)})
         position = {entry: i for i, entry in enumerate(table)}
-        few = len(table) <= np.iinfo(np.uint8).max + 1
-        lookup = np.array([position.get(e, 0) for e in entries], dtype=np.uint16)
-        return PackedMasks(codes=(lookup.astype(np.uint8) if few else lookup)[self.codes], table=tuple(table))
+        dtype = np.uint8 if len(table) <= np.iinfo(np.uint8).max + 1 else np.uint16
+        lookup = np.array([position.get(e, 0) for e in entries], dtype=dtype)
+        packed = np.empty(self.codes.shape, dtype)
+        for codes, result in zip(self.codes, packed, strict=True):
+            np.take(lookup, codes, out=result, mode="clip")  # no code is too large; other modes buffer
+        return PackedMasks(codes=packed, table=tuple(table))
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> Region | None:

@@ -1,6 +1,7 @@
-"""Linear resampling of a CT onto the canonical grid, block by block, and the interpolation labels use too.
+"""Linear resampling of a CT onto the canonical grid, and the interpolation that labels use too.
 
-The interpolation is SimpleITK's, in index space: images have no geometry of their own, the transform takes a
+Scans along the body's axes go plane by plane (`separable`). Oblique ones, and those to be smoothed, go block by
+block through SimpleITK, in index space: images have no geometry of their own, the transform takes a
 target index to a source index. Number of threads: whatever the process has set for ITK.
 """
 
@@ -14,7 +15,8 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from atlas.harmonize.grid import Grid, Shape, index_map, inside
+from atlas.harmonize.grid import Grid, Shape, index_map, inside, limits
+from atlas.harmonize.separable import axis_order, planes, taps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,10 +115,33 @@ def resample_ct(data: NDArray[Any], affine: ArrayLike, grid: Grid, *, antialias:
     int16 (z, y, x), rounded to the nearest HU and clipped to [-1024, 3071].
     """
     source, matrix, offset = memory_order(data, *index_map(affine, grid))
-    sigma = antialias_sigma(matrix) if antialias else np.zeros(3)
-    halo = 1 + np.ceil(4 * sigma).astype(int)  # four standard deviations, where scipy truncates
+    order = None if antialias else axis_order(matrix, grid.shape)
     result = np.full(grid.shape, HU_MIN, dtype=np.int16)
-    for start, stop in _blocks(source, matrix, offset, (0, 0, 0), grid.shape, halo):
+    if order is not None:
+        _by_planes(source, matrix, offset, result.transpose(order))
+    else:
+        _by_blocks(source, matrix, offset, result, antialias_sigma(matrix) if antialias else np.zeros(3))
+    return result
+
+
+def _by_planes(source: NDArray[Any], matrix: Matrix, offset: Vector, result: NDArray[np.int16]) -> None:
+    """Fill `result`, whose axes are the source's, where no axis is oblique."""
+    steps = [float(row[np.abs(row).argmax()]) for row in matrix]
+    along = [taps(*each) for each in zip(steps, offset.tolist(), result.shape, source.shape, strict=True)]
+    for n, plane in enumerate(planes(source, (along[0], along[1], along[2]))):
+        np.clip(plane, HU_MIN, HU_MAX, out=plane)
+        result[n] = np.rint(plane, out=plane)
+    for axis, (step, start) in enumerate(zip(steps, offset.tolist(), strict=True)):
+        low, high = limits(source.shape, matrix)
+        position = step * np.arange(result.shape[axis]) + start
+        outside = (position < low[axis]) | (position > high[axis])
+        result.swapaxes(0, axis)[outside] = HU_MIN
+
+
+def _by_blocks(source: NDArray[Any], matrix: Matrix, offset: Vector, result: NDArray[np.int16], sigma: Vector) -> None:
+    """Fill `result` (z, y, x) whatever the directions."""
+    halo = 1 + np.ceil(4 * sigma).astype(int)  # four standard deviations, where scipy truncates
+    for start, stop in _blocks(source, matrix, offset, (0, 0, 0), result.shape, halo):
         shift = offset + matrix @ start
         size: Shape = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
         low, high = _within(*source_box(matrix, shift, size, halo), source.shape)
@@ -130,7 +155,6 @@ def resample_ct(data: NDArray[Any], affine: ArrayLike, grid: Grid, *, antialias:
         if known is not None:
             hounsfield[~known] = HU_MIN
         result[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = hounsfield
-    return result
 
 
 def antialias_sigma(matrix: Matrix) -> Vector:
