@@ -109,8 +109,16 @@ class MaskPacker:
         truth = np.array([wanted(entry) for entry in self.table])
         if not truth.any():
             return None
-        where = truth[self.codes]
-        return bounding_box(where)
+        slices = np.zeros(len(self.codes), dtype=bool)
+        plane = np.zeros(self.codes.shape[1:], dtype=bool)
+        for number, codes in enumerate(self.codes):  # one pass, in the processor's cache
+            where = np.take(truth, codes, mode="clip")
+            slices[number] = where.any()
+            if slices[number]:
+                plane |= where
+        across = bounding_box(plane[None])
+        used = np.flatnonzero(slices)
+        return None if across is None else (slice(int(used[0]), int(used[-1]) + 1), across[1], across[2])
 
     def packed(self, keep: int) -> PackedMasks:
         """Finish: only the bits of `keep` remain, only entries that occur, in ascending order."""

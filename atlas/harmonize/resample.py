@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from atlas.harmonize.grid import Grid, Shape, index_map, inside, limits
-from atlas.harmonize.separable import axis_order, planes, taps
+from atlas.harmonize.separable import axis_order, picked, planes, taps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +49,11 @@ def interpolate(
     -------
     Array of `out_shape`.
     """
+    order = None if linear else axis_order(matrix, out_shape)
+    if order is not None:
+        result = np.zeros(out_shape, dtype=source.dtype)
+        picked(source, _steps(matrix), offset.tolist(), result.transpose(order))
+        return result
     image = sitk.GetImageFromArray(_plain(source))
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(matrix[::-1, ::-1].ravel().tolist())  # ITK counts axes from the fastest
@@ -60,6 +65,11 @@ def interpolate(
     if linear:
         resampler.SetOutputPixelType(sitk.sitkFloat32)
     return np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
+
+
+def _steps(matrix: Matrix) -> list[float]:
+    """Source voxels a target voxel along each source axis, where no axis is oblique."""
+    return [float(row[np.abs(row).argmax()]) for row in matrix]
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
@@ -126,7 +136,7 @@ def resample_ct(data: NDArray[Any], affine: ArrayLike, grid: Grid, *, antialias:
 
 def _by_planes(source: NDArray[Any], matrix: Matrix, offset: Vector, result: NDArray[np.int16]) -> None:
     """Fill `result`, whose axes are the source's, where no axis is oblique."""
-    steps = [float(row[np.abs(row).argmax()]) for row in matrix]
+    steps = _steps(matrix)
     along = [taps(*each) for each in zip(steps, offset.tolist(), result.shape, source.shape, strict=True)]
     for n, plane in enumerate(planes(source, (along[0], along[1], along[2]))):
         np.clip(plane, HU_MIN, HU_MAX, out=plane)

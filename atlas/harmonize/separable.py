@@ -1,6 +1,6 @@
-"""Linear resampling of a volume whose axes run along the target's: one axis after the other, plane by plane.
+"""Resampling of a volume whose axes run along the target's: one axis after the other, plane by plane.
 
-The same result as three-dimensional interpolation at a third of its cost: each stored plane is resampled once,
+The same result as three-dimensional interpolation at a fraction of its cost: each stored plane is resampled once,
 small, and the planes of the target are mixed from two of those. Temporaries are a few planes.
 """
 
@@ -64,6 +64,30 @@ def planes(source: NDArray[Any], along: tuple[Taps, Taps, Taps]) -> Iterator[Pla
     for low, high, weight in zip(first.low.tolist(), first.high.tolist(), first.weight, strict=True):
         kept = {k: kept[k] if k in kept else _plane(source[k], second, third) for k in (low, high)}
         yield kept[low] + weight * (kept[high] - kept[low])
+
+
+def picked(source: NDArray[Any], steps: list[float], offset: list[float], result: NDArray[Any]) -> None:
+    """Fill `result` with the nearest voxels (halves up), 0 beyond half a voxel outside.
+
+    Parameters
+    ----------
+    source
+        (a, b, c); fastest where a is the slowest in memory.
+    steps, offset
+        Along each axis, target index `i` lies at source index ``step * i + offset``.
+    result
+        (a', b', c'), of the source's type, zero where nothing is to be written.
+    """
+    index, within = [], []
+    for step, start, count, length in zip(steps, offset, result.shape, source.shape, strict=True):
+        nearest = np.floor(step * np.arange(count) + (start + 0.5)).astype(np.intp)
+        valid = np.flatnonzero((nearest >= 0) & (nearest < length))
+        if not valid.size:
+            return
+        index.append(nearest[valid[0] : valid[-1] + 1])
+        within.append(slice(int(valid[0]), int(valid[-1]) + 1))
+    for plane, number in zip(result[within[0]], index[0].tolist(), strict=True):
+        plane[within[1], within[2]] = source[number].take(index[1], axis=0).take(index[2], axis=1)
 
 
 def _plane(plane: NDArray[Any], second: Taps, third: Taps) -> Plane:
