@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 MEMORY_LIMIT = 4 * 2**30
 """Bytes a worker may use before it is restarted; the largest cases take half of it (benchmarks/build.py)."""
 
+ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": 2**28, "MALLOC_MMAP_THRESHOLD_": 2**25}
+"""Environment of a worker. Dask makes its workers give memory back at once; volumes come and go here, and having the
+kernel clear fresh pages each time cost as much as all the computing."""
+
 CONNECT_TIMEOUT = "20s"
 
 
@@ -47,10 +51,7 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Client]:
         # a case is one task: there is nothing to spill, and a worker that is full must not take another
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
-        # Dask makes its workers give memory back at once; volumes come and go here, and having the kernel clear
-        # fresh pages each time cost as much as all the computing
-        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**28,
-        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25,
+        **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ALLOCATOR.items()},
         "distributed.admin.log-format": "%(message)s",
         "logging": {"distributed": "error", "distributed.nanny": "critical"},
     }

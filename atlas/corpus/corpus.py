@@ -64,7 +64,7 @@ class Corpus:
         return f"<Corpus {self.location}: {len(self)} cases>"
 
     def __len__(self) -> int:
-        return len(self.cases)
+        return int(self.sql("select count(*) as n from cases")["n"].iloc[0])
 
     def __getitem__(self, case_id: str) -> Case:
         """Case by id, <dataset>/<source case>.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _DAMAGED = cast(type[Exception], inflate.error)
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 """Bytes handled at a time: small enough for the processor's cache, where inflating is fastest."""
 
 DEFLATE_LIMIT = 1032
