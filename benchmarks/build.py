@@ -149,7 +149,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--slices", type=int, default=250, help="of the case that is compared")
     parser.add_argument("--thickness", type=float, default=SLICE, help="of its slices, mm")
-    parser.add_argument("--cases", type=int, nargs="+", default=[4, 16], help="numbers of cases that are built")
+    parser.add_argument("--cases", type=int, nargs="+", default=[4, 32], help="numbers of cases that are built")
     parser.add_argument("--work", type=Path, default=CHECKOUT / "build/benchmark", help="where cases are kept")
     report(parser.parse_args())
 
