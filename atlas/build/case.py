@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import traceback
@@ -213,6 +214,4 @@ def _stored(context: Context, case_id: str) -> CaseRecord | None:
 
 def _content(sources: tuple[SourceRecord, ...]) -> str:
     """Hash of all inputs: a case draws the same foreground sample wherever its files lie."""
-    import hashlib
-
     return hashlib.sha256("".join(s.sha256 for s in sources).encode()).hexdigest()

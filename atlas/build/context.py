@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -75,8 +76,6 @@ class Context:
 
     def patient(self, source_case: str) -> str:
         """Patient of a case: the manifest's pattern, or the case itself."""
-        import re
-
         found = re.search(self.manifest.patient, source_case) if self.manifest.patient else None
         return found.group(1) if found else source_case
 

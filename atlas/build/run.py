@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
@@ -76,8 +77,6 @@ def build(
     SpecError
         If a specification is wrong.
     """
-    import time
-
     start = time.perf_counter()
     datasets = _chosen(recipe, tuple(only))
     taxonomy = load_taxonomy()

@@ -18,9 +18,6 @@ CT, MASKS, CODES, FOREGROUND = "ct", "labels/masks", "labels/masks/0", "foregrou
 CASES_TABLE, ANNOTATIONS_TABLE = "catalog/cases.parquet", "catalog/annotations.parquet"
 QUARANTINE_TABLE = "catalog/quarantine.parquet"
 
-HU_MIN, HU_MAX = -1024, 3071
-"""Range of 12-bit CT; what is outside the scan has the lowest value, air."""
-
 NGFF = "0.5"
 Json = dict[str, Any]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atlas.corpus import layout
+from atlas.harmonize.grid import HU_MIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,7 +77,7 @@ def write_case(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write_array(partial / layout.CT, layout.volume(ct.shape, "int16", layout.HU_MIN, storage), ct)
+        _write_array(partial / layout.CT, layout.volume(ct.shape, "int16", HU_MIN, storage), ct)
         _write_array(partial / layout.CODES, layout.volume(codes.shape, codes.dtype.name, 0, storage), codes)
         _write_foreground(partial / layout.FOREGROUND, foreground)
         _write_json(partial / "labels/zarr.json", layout.labels_group())

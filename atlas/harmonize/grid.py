@@ -26,6 +26,10 @@ ROUND_TOLERANCE = 0.001
 EDGE_TOLERANCE = 0.02
 
 
+HU_MIN, HU_MAX = -1024, 3071
+"""Range of 12-bit CT, to which a canonical volume is clipped; what is outside the scan has the lowest value, air."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """Axis-aligned, isotropic RAS+ grid; array axes (z, y, x).

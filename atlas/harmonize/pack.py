@@ -104,6 +104,11 @@ class MaskPacker:
             self.table.append(entry)
         return self._index[entry]
 
+    def where(self, bits: int, box: Region | tuple[()] = ()) -> NDArray[np.bool_]:
+        """Voxels of a box (or of the whole volume) that have any of the classes of a bitmask."""
+        mask: NDArray[np.bool_] = np.array([bool(e.classes & bits) for e in self.table])[self.codes[box]]
+        return mask
+
     def box(self, wanted: Callable[[Entry], bool]) -> Region | None:
         """Smallest box around the voxels whose entry is wanted; None if there is none."""
         truth = np.array([wanted(entry) for entry in self.table])

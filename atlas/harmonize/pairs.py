@@ -64,15 +64,11 @@ def _split_pair(
     box = packer.box(lambda entry: bool(entry.classes & own))
     if box is None:
         raise AssertionError("a pair is split only where it occurs")
-    codes = packer.codes[box]
     start = (box[0].start, box[1].start, box[2].start)
 
-    def where(bits: int) -> NDArray[np.bool_]:
-        return np.array([bool(entry.classes & bits) for entry in packer.table])[codes]
-
-    mask = where(own)
-    split = _sides(mask, where(lefts) & mask, where(rights) & mask, spacing, midplane, start)
-    selector = np.where(split.right, np.uint8(RIGHT), np.uint8(LEFT)) * where(working)
+    mask = packer.where(own, box)
+    split = _sides(mask, packer.where(lefts, box) & mask, packer.where(rights, box) & mask, spacing, midplane, start)
+    selector = np.where(split.right, np.uint8(RIGHT), np.uint8(LEFT)) * packer.where(working, box)
 
     def sided(entry: Entry, side: int) -> Entry:
         bit = right.bit if side == RIGHT else left.bit

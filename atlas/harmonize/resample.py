@@ -15,13 +15,12 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from atlas.harmonize.grid import Grid, Shape, index_map, inside, limits
+from atlas.harmonize.grid import HU_MAX, HU_MIN, Grid, Shape, index_map, inside, limits
 from atlas.harmonize.separable import axis_order, picked, planes, taps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HU_MIN, HU_MAX = -1024, 3071
 BLOCK_BYTES = 32 * 2**20  # temporaries of a block; smaller ones also stay closer to the cache
 BLOCK_EDGE = 16  # target voxels below which a block is not cut along that axis
 

@@ -56,7 +56,7 @@ def mark_ignored(packer: MaskPacker, unknown_bit: int, available: int) -> None:
     """Where an ignore value stands, every available class that is not drawn there is unknown."""
     ignored = 1 << unknown_bit
     if any(e.classes & ignored for e in packer.table):
-        where = np.array([bool(e.classes & ignored) for e in packer.table])[packer.codes]
+        where = packer.where(ignored)
         packer.update((0, 0, 0), where, lambda e, _: Entry(e.classes & ~ignored, e.unknown | available & ~e.classes))
 
 
@@ -88,8 +88,7 @@ def _near(packer: MaskPacker, bit: int, distance: float) -> None:
     margin = int(np.ceil(distance))
     shape = packer.codes.shape
     wide = tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, shape, strict=True))
-    mask = np.array([e.classes >> bit & 1 for e in packer.table], dtype=bool)[packer.codes[wide]]
-    near = ndimage.distance_transform_edt(~mask) <= distance
+    near = ndimage.distance_transform_edt(~packer.where(1 << bit, (wide[0], wide[1], wide[2]))) <= distance
     _make_unknown(packer, bit, (wide[0].start, wide[1].start, wide[2].start), near)
 
 

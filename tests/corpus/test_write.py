@@ -57,7 +57,8 @@ def test_a_case_without_any_voxel_can_be_written_and_read(corpus):
 
 
 def test_air_is_not_stored(tmp_path, taxonomy):
-    from atlas.corpus.layout import HU_MIN, volume
+    from atlas.corpus.layout import volume
+    from atlas.harmonize.grid import HU_MIN
     from atlas.spec.recipe import Storage
 
     air = np.full((40, 40, 40), HU_MIN, np.int16)
