@@ -13,6 +13,10 @@ class SpecError(AtlasError, ValueError):
     """A YAML file (taxonomy, manifest, label map or recipe) says something it may not say."""
 
 
+class FetchError(AtlasError, OSError):
+    """A file of a dataset cannot be fetched, or is not what its publisher served."""
+
+
 class ScanError(AtlasError, ValueError):
     """A case cannot be read or is not what its manifest promises; the build quarantines it."""
 

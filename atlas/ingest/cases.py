@@ -14,7 +14,8 @@ from atlas.errors import ScanError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from atlas.spec.manifest import Layout, Manifest
+    from atlas.spec import Manifest
+    from atlas.spec.files import Layout
 
 JUNK = ("__MACOSX",)
 """Folders that archivers add. AppleDouble files (._*) and other hidden files are skipped as well."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from atlas.ingest.cases import CaseFiles
-    from atlas.spec.manifest import Layout
+    from atlas.spec.files import Layout
 
 SAME_PLACE = 0.1
 """Voxels by which a corner may be off where two headers describe one grid (float32 headers, rounding)."""

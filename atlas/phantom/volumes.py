@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from atlas.phantom.solids import Floats, Vector
-    from atlas.spec.manifest import Storage
+    from atlas.spec.files import Storage
 
 Field = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 """Box that a scan shows: from and to along x, y, z (RAS mm)."""

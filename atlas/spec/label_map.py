@@ -58,12 +58,18 @@ class LabelMap(Spec):
     """Meaning of a dataset's labels.
 
     `values` belongs to label volumes: the name of the label file in the manifest, then value -> targets.
-    `structures` belongs to folders of masks: file stem -> targets.
+    `structures` belongs to folders of masks and to DICOM-SEG and RTSTRUCT objects: name of the file, folder, segment or
+    contour -> targets. A name with `*` stands for all that are like it and are not named themselves.
     """
 
     dataset: Name
     values: dict[str, dict[Annotated[int, Field(ge=1, le=65535)], Targets]] = {}
     structures: dict[str, Targets] = {}
+    optional: Strings = ()
+    """Structures whose absence says nothing: their classes are available without them."""
+    available: Literal["annotated", "drawn"] = "annotated"
+    """drawn: the publisher does not say what was annotated in which case, so that only classes which a case shows are
+    available in it."""
     provenance: Provenance = Provenance(kind="manual")
     provenance_of: dict[str, Provenance] = {}
     unknown: Unknown = Unknown()

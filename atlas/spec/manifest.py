@@ -1,41 +1,14 @@
-"""What a dataset is: where it comes from, under which licence, and how its files lie on disk."""
+"""What a dataset is: its licence, its known faults, its overlaps with others; where it comes from, how it lies."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, Self
+from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
-from atlas.spec.base import Name, Spec, Strings
-
-
-def _pattern(text: str) -> str:
-    """A path below the dataset's folder, with {case}, and {structure} for masks; `**/` is any depth."""
-    if text.startswith("/") or ".." in text.split("/") or "\\" in text:
-        raise ValueError(f"{text!r} must stay below the dataset's folder")
-    if "{case}" not in text:
-        raise ValueError(f"{text!r} must say where the {{case}} stands")
-    unknown = set(re.findall(r"\{(.*?)\}", text)) - {"case", "structure"}
-    if unknown:
-        raise ValueError(f"{text!r} may name only {{case}} and {{structure}}, not {sorted(unknown)}")
-    return text
-
-
-def _regex(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"{text!r} is no regular expression: {error}") from None
-    return text
-
-
-def _one_or_many(value: object) -> object:
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-
-
-Patterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], BeforeValidator(_one_or_many)]
-"""One path pattern, or several places where a publisher's file may lie."""
+from atlas.spec.access import Access
+from atlas.spec.base import Name, Spec, Strings, regex
+from atlas.spec.files import Layout
 
 
 class Licence(Spec):
@@ -46,59 +19,6 @@ class Licence(Spec):
     redistribution: bool | None
     verified: bool = True
     note: str | None = None
-
-
-class SourceFile(Spec):
-    """A file that the publisher serves."""
-
-    url: str
-    what: str | None = None
-    size: Annotated[int, Field(gt=0)] | None = None
-    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-
-
-class Access(Spec):
-    """How a person gets the files."""
-
-    kind: Literal["open", "login", "request", "gated"]
-    via: Strings = ()
-    files: tuple[SourceFile, ...] = Field(default=(), strict=False)
-    note: str | None = None
-
-
-class Storage(Spec):
-    """How the publisher's volumes are stored, as far as known; phantoms imitate it."""
-
-    orientation: Annotated[str, Field(pattern="^[LRAPSI]{3}$")] = "LPS"
-    spacing: tuple[float, float, float] = Field(default=(0.8, 0.8, 2.5), strict=False)
-    label_dtype: Literal["uint8", "int16", "uint16", "float32", "float64", "scaled_int8"] = "uint8"
-    """scaled_int8: int8 {-128, 127} with slope 1/255, so that foreground decodes to 1.0000000591."""
-    affine: Literal["both", "sform", "qform"] = "both"
-    zero_origin: bool = False
-
-
-class Layout(Spec):
-    """Which file is what. Volumes (NIfTI, MHA, NRRD) by path pattern."""
-
-    case: Annotated[str, AfterValidator(_regex)] = r"[^/]+"
-    image: Patterns
-    labels: dict[Name, Patterns] = {}
-    masks: Patterns = ()
-    index: str | None = None
-    """MSD-style dataset.json: what it lists for training must be on disk."""
-    affine: Literal["agree", "sform", "qform"] = "agree"
-    label_geometry: Literal["header", "image"] = "header"
-    """image: label headers are known to be wrong; voxel k of the label is voxel k of the CT."""
-    storage: Storage = Storage()
-
-    @model_validator(mode="after")
-    def _labelled(self) -> Self:
-        if not self.labels and not self.masks:
-            raise ValueError("name the label files (labels), the mask files (masks), or both")
-        if any("{structure}" not in mask for mask in self.masks):
-            raise ValueError("masks must say where the {structure} stands")
-        return self
 
 
 class KnownBad(Spec):
@@ -141,7 +61,7 @@ class Manifest(Spec):
     size_gb: float | None = None
     phase: str | None = None
     layout: Layout
-    patient: Annotated[str, AfterValidator(_regex)] | None = None
+    patient: Annotated[str, AfterValidator(regex)] | None = None
     """Regular expression whose first group is the patient in a case id; null: one scan a patient."""
     unlabelled: Strings = ()
     """Cases that are published without labels: not an error."""

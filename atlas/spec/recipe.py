@@ -53,6 +53,12 @@ class Splits(Spec):
         return self
 
 
+class Licences(Spec):
+    """What the licence of every dataset must allow."""
+
+    commercial: bool = False
+
+
 class Recipe(Spec):
     """A build."""
 
@@ -63,6 +69,7 @@ class Recipe(Spec):
     resample: Resample = Resample()
     storage: Storage = Storage()
     splits: Splits = Splits()
+    licences: Licences = Licences()
 
     @model_validator(mode="after")
     def _once(self) -> Self:

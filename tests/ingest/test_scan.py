@@ -7,7 +7,7 @@ import pytest
 from atlas.errors import GeometryError, ScanError
 from atlas.ingest.cases import CaseFiles
 from atlas.ingest.scan import read_image, read_layers
-from atlas.spec.manifest import Layout
+from atlas.spec.files import Layout
 
 SHAPE = (12, 10, 8)
 AFFINE = np.array([[-2.0, 0, 0, 50], [0, -2, 0, 40], [0, 0, 3, -30], [0, 0, 0, 1]])

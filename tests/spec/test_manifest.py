@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from atlas.errors import SpecError
 from atlas.spec import library
-from atlas.spec.manifest import Layout
+from atlas.spec.files import Layout
 
 DATASETS = (
     *("abdomenatlas_11_mini", "abdomenct_1k", "amos22", "btcv", "ct_org", "kits19", "kits21", "kits23", "lits"),

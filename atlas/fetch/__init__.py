@@ -1,0 +1,1 @@
+"""From a dataset's addresses to verified files on disk."""
