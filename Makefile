@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS := $(shell nproc)
 
-.PHONY: demo test check realdata clean
+.PHONY: demo test check docs realdata clean
 
 demo: .venv/installed
 	$(BIN)/atlas demo --out build/demo
@@ -17,6 +17,12 @@ check: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# the table in docs/datasets.md, between its two markers, from the manifests and label maps that atlas ships
+docs: .venv/installed
+	mkdir -p build
+	env -u ATLAS_PATH $(BIN)/atlas datasets --format markdown > build/datasets.md
+	sed -i -e '/^<!-- table/,/^<!-- end/{//!d}' -e '/^<!-- table/r build/datasets.md' docs/datasets.md
 
 # the main job on real scans, where ../shared/realdata holds them
 realdata: .venv/installed

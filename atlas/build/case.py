@@ -23,6 +23,7 @@ from atlas.harmonize.grid import Grid, canonical_grid
 from atlas.harmonize.measure import ClassMeasure, body_box, measure
 from atlas.harmonize.reconcile import Reconciled, SourceLabels, reconcile
 from atlas.harmonize.resample import resample_ct
+from atlas.ingest.regions import region_of
 from atlas.ingest.scan import read_image, read_layers
 
 if TYPE_CHECKING:
@@ -93,14 +94,15 @@ def _one_thread() -> None:
 
 
 def _build(case_id: str, files: CaseFiles, context: Context) -> tuple[CaseRecord, bool]:
-    sources, identity = hashed(files, context.sources), context.identity(files.source_case)
+    slices = region_of(context.manifest.layout, context.sources, files.source_case)
+    sources, identity = hashed(files, context.sources), context.identity(files.source_case, slices)
     before = _stored(context, case_id)
     if before is not None and before.sources == sources and before.identity == identity:
         return before, False
     ct, grid, native, warnings = _canonical_ct(files, context)
     layers = _layers(files, context, native, warnings)
     method = context.recipe.resample.labels
-    done = reconcile(layers, context.rules, files.source_case, ct=ct, grid=grid, method=method)
+    done = reconcile(layers, context.rules, files.source_case, ct=ct, grid=grid, method=method, slices=slices)
     warnings += done.warnings
     seed = int.from_bytes(bytes.fromhex(_content(sources))[:8])
     measures = measure(done.masks, grid, samples=context.recipe.storage.foreground, seed=seed)

@@ -11,7 +11,7 @@ from atlas.errors import BuildError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from distributed import Client
+    from distributed import Client, Worker, WorkerPlugin
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes a worker may use before it is restarted; the largest cases take half of it (benchmarks/build.py)."""
@@ -21,6 +21,12 @@ ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": 2**28, "MALLOC_MMAP_THRESHOLD_": 2**25}
 kernel clear fresh pages each time cost as much as all the computing."""
 
 CONNECT_TIMEOUT = "20s"
+
+CASE = "case"
+"""Dask resource of the workers that build cases, as many as they have threads."""
+
+FETCHER = "fetch"
+"""Name of the worker that fetches files; it builds no cases."""
 
 
 def cores() -> int:
@@ -35,7 +41,7 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Client]:
     Parameters
     ----------
     workers
-        Processes of the local cluster; None: one a core.
+        Processes of the local cluster; None: one a core. 0: none, to fetch only.
     scheduler
         Address of an existing cluster instead.
 
@@ -62,11 +68,12 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Client]:
             except (OSError, ValueError) as error:
                 raise BuildError(f"no Dask scheduler answers at {scheduler} ({error})") from error
             with client:
+                client.register_plugin(_case_slots())
                 yield client
             return
         with (
             LocalCluster(
-                n_workers=workers or cores(),
+                n_workers=cores() if workers is None else workers,
                 threads_per_worker=1,
                 processes=True,
                 memory_limit=MEMORY_LIMIT,
@@ -74,4 +81,19 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Client]:
             ) as local,
             Client(local) as client,
         ):
+            client.register_plugin(_case_slots())
             yield client
+
+
+def _case_slots() -> WorkerPlugin:
+    """Give every worker but the fetching one its slots for cases: those that are there, and those that come later."""
+    from distributed import WorkerPlugin
+
+    class CaseSlots(WorkerPlugin):  # type: ignore[misc]
+        name = "atlas-case-slots"
+
+        async def setup(self, worker: Worker) -> None:
+            if worker.name != FETCHER:
+                await worker.set_resources(**{CASE: worker.state.nthreads})
+
+    return CaseSlots()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from atlas.corpus.layout import FORMAT
 from atlas.corpus.record import Identity, SourceRecord, digest
 from atlas.harmonize.rules import LabelRules, compile_rules
+from atlas.ingest.cases import located
+from atlas.ingest.folders import files_below
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,8 +50,8 @@ class Context:
         """The label map, compiled."""
         return compile_rules(self.label_map, self.taxonomy)
 
-    def identity(self, source_case: str) -> Identity:
-        """Everything that shapes a case, apart from its files.
+    def identity(self, source_case: str, slices: tuple[int, int] | None = None) -> Identity:
+        """Everything that shapes a case, apart from its files; `slices` as for `reconcile`.
 
         Only what concerns the case counts: its own exceptions and the classes that its labels name, so that a
         new class at the end of the taxonomy, or an exception of another case, redoes nothing.
@@ -68,6 +70,7 @@ class Context:
             "resample": self.recipe.resample.model_dump(mode="json"),
             "storage": self.recipe.storage.model_dump(mode="json"),
             "layout": layout,
+            "slices": slices,
             "licence": self.manifest.licence.id,
             "patient": self.patient(source_case),
             "format": FORMAT,
@@ -87,14 +90,24 @@ class Context:
 
 
 def hashed(files: CaseFiles, folder: Path) -> tuple[SourceRecord, ...]:
-    """sha256 of every input file of a case."""
-    return tuple(_hashed(path, folder / path) for path in files.paths())
+    """sha256 of every input file of a case; a folder counts as one file (see `_hashed_folder`)."""
+    return tuple(_hashed(path, located(folder, path)) for path in files.paths())
 
 
 def _hashed(name: str, path: Path) -> SourceRecord:
+    if name.endswith("/"):
+        return _hashed_folder(name, path)
     result, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             result.update(block)
             size += len(block)
     return SourceRecord(path=name, bytes=size, sha256=result.hexdigest())
+
+
+def _hashed_folder(name: str, folder: Path) -> SourceRecord:
+    """One record of a folder: all bytes below it, and sha256 over the sorted lines "<path below it> <sha256>"."""
+    records = [_hashed(below, folder / below) for below in files_below(folder)]
+    lines = sorted(f"{record.path} {record.sha256}\n" for record in records)
+    total = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape"))
+    return SourceRecord(path=name, bytes=sum(record.bytes for record in records), sha256=total.hexdigest())

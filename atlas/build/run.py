@@ -10,14 +10,16 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import atlas
-from atlas.build.case import Outcome, build_case
 from atlas.build.cluster import cluster
 from atlas.build.context import Context
+from atlas.build.delivery import Delivery
+from atlas.build.feed import Feed
+from atlas.build.graph import outcomes
 from atlas.corpus import catalog
 from atlas.corpus.corpus import open_corpus
-from atlas.corpus.write import PARTIAL, clean, remove_case, write_root
+from atlas.corpus.write import PARTIAL, clean, write_root
 from atlas.errors import BuildError, CorpusError, ScanError
-from atlas.ingest.cases import CaseFiles, find_cases
+from atlas.ingest.cases import find_cases
 from atlas.spec import Recipe, Taxonomy, load_label_map, load_manifest, load_taxonomy
 
 if TYPE_CHECKING:
@@ -25,16 +27,24 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-    from distributed import Client
+    from atlas.build.case import Outcome
+    from atlas.build.delivery import FetchEvent
 
 
 @dataclass
 class BuildSummary:
-    """What a build did."""
+    """What a build did.
+
+    Attributes
+    ----------
+    missing
+        Files that could not be fetched, and datasets that are not there because of it, with the reason.
+    """
 
     built: int = 0
     kept: int = 0
     quarantined: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     cases: int = 0
     seconds: float = 0.0
@@ -49,9 +59,11 @@ def build(
     scheduler: str | None = None,
     only: Iterable[str] = (),
     limit: int | None = None,
+    delivery: Delivery | None = None,
     progress: Callable[[int, int, Outcome], None] | None = None,
+    fetching: Callable[[FetchEvent], None] | None = None,
 ) -> BuildSummary:
-    """Build or bring up to date a corpus from local files.
+    """Build or bring up to date a corpus, and fetch what is missing meanwhile.
 
     Parameters
     ----------
@@ -67,31 +79,38 @@ def build(
         Datasets to build now; the others stay as they are.
     limit
         At most so many cases of each dataset.
+    delivery
+        What is fetched meanwhile (`Delivery.planned`); None: nothing, what is there is built.
     progress
         Called after each case: how many are done, of how many, and what became of it.
+    fetching
+        Called as files come in.
 
     Raises
     ------
     BuildError
-        If the build cannot start: a dataset is not there, another build at work, another corpus in the place.
+        If the build cannot start: a dataset is not there, its licence forbids what the recipe demands, another build
+        is at work, another corpus in the place.
     SpecError
         If a specification is wrong.
     """
     start = time.perf_counter()
-    datasets = _chosen(recipe, tuple(only))
+    datasets = chosen(recipe, only)
     taxonomy = load_taxonomy()
     _check_existing(corpus, taxonomy, recipe)
-    jobs = [_job(name, taxonomy, recipe, sources, corpus, limit) for name in datasets]
-    total = sum(len(cases) for _, cases in jobs)
+    contexts = [_context(name, taxonomy, recipe, sources, corpus) for name in datasets]
+    delivery = delivery or Delivery({}, sources)
+    feeds = [Feed(context, delivery.pending(context.manifest), limit) for context in contexts]
+    _check_sources(feeds)
     summary = BuildSummary()
     with _log(corpus) as log, cluster(workers, scheduler) as client:
         clean(corpus)
         write_root(corpus, taxonomy, recipe, atlas.__version__)
         quarantine = catalog.read_quarantine(corpus)
-        for done, outcome in enumerate(_outcomes(client, jobs), start=1):
+        for done, outcome in enumerate(outcomes(client, feeds, delivery, summary.missing, fetching), start=1):
             _account(summary, quarantine, outcome, log)
             if progress is not None:
-                progress(done, total, outcome)
+                progress(done, sum(feed.total for feed in feeds), outcome)
         clean(corpus)
         catalog.write_quarantine(corpus, quarantine)
         summary.cases = catalog.write_catalog(corpus, taxonomy, recipe.splits)
@@ -99,13 +118,23 @@ def build(
     return summary
 
 
-def _chosen(recipe: Recipe, only: tuple[str, ...]) -> list[str]:
+def chosen(recipe: Recipe, only: Iterable[str] = ()) -> list[str]:
+    """Datasets that a build is about, in the recipe's order.
+
+    Raises
+    ------
+    BuildError
+        If one is not in the recipe, or its licence forbids what the recipe demands.
+    """
+    only = tuple(only)
     strange = [name for name in only if name not in recipe.datasets]
     if strange:
         raise BuildError(
             f"{', '.join(strange)}: not in the recipe {recipe.name}, which has {', '.join(recipe.datasets)}"
         )
-    return [name for name in recipe.datasets if not only or name in only]
+    names = [name for name in recipe.datasets if not only or name in only]
+    _check_licences(recipe, names)
+    return names
 
 
 def _check_existing(corpus: Path, taxonomy: Taxonomy, recipe: Recipe) -> None:
@@ -127,45 +156,38 @@ def _check_existing(corpus: Path, taxonomy: Taxonomy, recipe: Recipe) -> None:
         )
 
 
-def _job(
-    name: str, taxonomy: Taxonomy, recipe: Recipe, sources: Path, corpus: Path, limit: int | None
-) -> tuple[Context, list[CaseFiles]]:
-    manifest, label_map = load_manifest(name), load_label_map(name)
-    folder = sources.resolve() / name
-    try:
-        cases = find_cases(manifest, folder)
-    except ScanError as error:
-        raise BuildError(f"{error}. To build without it, name the other datasets with --only") from error
-    context = Context(manifest, label_map, taxonomy, recipe, folder, corpus.resolve())
-    return context, cases[:limit]
+def _check_licences(recipe: Recipe, datasets: list[str]) -> None:
+    if not recipe.licences.commercial:
+        return
+    manifests = [load_manifest(name) for name in datasets]
+    refused = [f"{m.id} ({m.licence.id})" for m in manifests if m.licence.commercial is not True]
+    if refused:
+        raise BuildError(
+            f"the recipe {recipe.name} demands licences that allow commercial use, which is not so, or not certain, "
+            f"for {', '.join(refused)}; leave them out of the recipe, or name the others with --only"
+        )
 
 
-def _outcomes(client: Client, jobs: list[tuple[Context, list[CaseFiles]]]) -> Iterator[Outcome]:
-    """Outcome of every case, as they come."""
-    from distributed import as_completed
-
-    futures = {}
-    for context, cases in jobs:
-        # a task and not scattered data: when the worker that holds it dies, it is made again
-        shared = client.submit(_same, context, pure=False)
-        for files in cases:
-            future = client.submit(build_case, files, shared, pure=False)
-            futures[future] = (files, context)
-    for future in as_completed(list(futures)):
-        files, context = futures.pop(future)
-        yield future.result() if future.status == "finished" else _lost(files, context, future.exception())
+def _context(name: str, taxonomy: Taxonomy, recipe: Recipe, sources: Path, corpus: Path) -> Context:
+    label_map = load_label_map(name)
+    if not label_map.targets():
+        raise BuildError(f"{name}: its label map names no class; say in it what at least one label means")
+    return Context(load_manifest(name), label_map, taxonomy, recipe, sources.resolve() / name, corpus.resolve())
 
 
-def _same(context: Context) -> Context:
-    return context
-
-
-def _lost(files: CaseFiles, context: Context, error: BaseException | None) -> Outcome:
-    """A case whose worker died each time it was tried."""
-    case_id = f"{context.manifest.id}/{files.source_case}"
-    remove_case(context.corpus, case_id)
-    reason = f"the worker died on it each time ({type(error).__name__}); it may need more memory"
-    return Outcome(case_id, context.manifest.id, "quarantined", reason)
+def _check_sources(feeds: list[Feed]) -> None:
+    """A dataset that is not there and is not being fetched either is a mistake to hear of at once."""
+    for feed in feeds:
+        if feed.pending:
+            continue
+        try:
+            find_cases(feed.context.manifest, feed.context.sources)
+        except ScanError as error:
+            name = feed.context.manifest.id
+            raise BuildError(
+                f"{error}. `atlas fetch {name}` says how to get it; to build without it, name the other datasets "
+                "with --only"
+            ) from error
 
 
 def _account(summary: BuildSummary, quarantine: dict[str, tuple[str, str]], outcome: Outcome, log: TextIO) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from atlas.cli import ask, construct, datasets, demonstrate
+from atlas.cli import ask, construct, datasets, demonstrate, obtain
 from atlas.errors import AtlasError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(datasets.app, name="datasets")
 app.command()(demonstrate.demo)
+app.command()(obtain.fetch)
 app.command()(construct.build)
 app.command()(ask.coverage)
 app.command()(ask.query)

@@ -2,69 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from atlas.cli.obtain import show_licences
 from atlas.cli.output import console, notes
-from atlas.errors import AtlasError
+from atlas.cli.progress import Display
+from atlas.errors import AtlasError, FetchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from atlas.build import BuildSummary
-    from atlas.build.case import Outcome
+    from atlas.build.delivery import Delivery
     from atlas.spec import Recipe
 
 QUARANTINED = 3
 """Exit status: done, but some cases were left out."""
 
-LINE_EVERY = 10.0
-"""Seconds between two progress lines where there is no terminal."""
-
 SHOWN = 20
 """Entries of a list before the rest is only counted."""
-
-
-class _Report:
-    """Progress bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.monotonic()
-        self._bad = 0
-        self._bar = Progress(
-            TextColumn("[bold]build"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.1f} cases/min"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[bad]} quarantined"),
-            console=notes,
-            transient=True,
-        )
-        self._task = self._bar.add_task("build", total=None, rate=0.0, bad=0)
-
-    def __enter__(self) -> Self:
-        if notes.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if notes.is_terminal:
-            self._bar.stop()
-
-    def __call__(self, done: int, total: int, outcome: Outcome) -> None:
-        self._bad += outcome.state == "quarantined"
-        now = time.monotonic()
-        rate = 60 * done / max(now - self._start, 1e-3)
-        self._bar.update(self._task, completed=done, total=total, rate=rate, bad=self._bad)
-        if not notes.is_terminal and (now - self._last > LINE_EVERY or done == total):
-            self._last = now
-            left = (total - done) / rate if rate else 0.0
-            notes.print(f"{done}/{total} cases, {rate:.1f} a minute, {left:.1f} minutes left, {self._bad} quarantined")
 
 
 def build(
@@ -75,15 +34,35 @@ def build(
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask cluster to use instead.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this dataset (repeatable).")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many cases of each dataset.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing; build what is there.")] = False,
+    mirror: Annotated[str | None, typer.Option(help="Copies to try first.", metavar="URL_OR_DIR")] = None,
 ) -> None:
-    """Build a corpus, or bring one up to date."""
+    """Build a corpus, or bring one up to date; what is missing of its datasets is fetched."""
+    from atlas.build.run import chosen
     from atlas.spec import load_recipe
 
     if workers is not None and scheduler is not None:
         raise typer.BadParameter("--workers is for a local cluster, --scheduler for another: give one")
-    summary = run(load_recipe(recipe), sources, out, workers=workers, scheduler=scheduler, only=only or (), limit=limit)
+    plan = load_recipe(recipe)
+    delivery = None if offline else _planned(chosen(plan, only or ()), sources, mirror)
+    summary = run(
+        plan, sources, out, workers=workers, scheduler=scheduler, only=only or (), limit=limit, delivery=delivery
+    )
+    if summary.missing:
+        raise AtlasError(f"{len(summary.missing)} files or datasets are missing (see above); run it again to go on")
     if summary.quarantined:
         raise typer.Exit(QUARANTINED)
+
+
+def _planned(datasets: list[str], sources: Path, mirror: str | None) -> Delivery:
+    from atlas.build.delivery import Delivery
+
+    try:
+        delivery = Delivery.planned(datasets, sources, mirror=mirror)
+    except FetchError as error:
+        raise FetchError(f"{error}. With --offline, what is there is built") from error
+    show_licences(delivery)
+    return delivery
 
 
 def run(
@@ -95,11 +74,12 @@ def run(
     scheduler: str | None = None,
     only: Iterable[str] = (),
     limit: int | None = None,
+    delivery: Delivery | None = None,
 ) -> BuildSummary:
     """Build with progress, and print what was done."""
     from atlas.build import build as build_corpus
 
-    with _Report() as report:
+    with Display(delivery) as display:
         summary = build_corpus(
             recipe,
             sources,
@@ -108,10 +88,13 @@ def run(
             scheduler=scheduler,
             only=only,
             limit=limit,
-            progress=report,
+            delivery=delivery,
+            progress=display.cases,
+            fetching=display.files,
         )
     _list("warning", {case: "; ".join(w) for case, w in summary.warnings.items()})
     _list("quarantined", summary.quarantined)
+    _list("missing", summary.missing)
     console.print(
         f"{out}: {summary.cases} cases ({summary.built} built, {summary.kept} unchanged, "
         f"{len(summary.quarantined)} quarantined) in {summary.seconds:.1f} s",

@@ -1,17 +1,21 @@
-"""atlas datasets: what is known about every dataset."""
+"""atlas datasets: a table of every dataset, made from manifests and label maps; show and new are beside it."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from atlas.cli.output import Format, console, emit
-from atlas.spec import LabelMap, Manifest, load_label_map, load_manifest, load_taxonomy, names
+from atlas.cli import newdataset, showdataset
+from atlas.cli.output import Format, emit
+from atlas.cli.showdataset import annotated, how, size_gb
+from atlas.spec import LabelMap, Manifest, Taxonomy, load_label_map, load_manifest, load_taxonomy, names
 
-app = typer.Typer(help="List the datasets, or show one.", invoke_without_command=True)
+app = typer.Typer(help="List the datasets, show one, or draft one of your own.", invoke_without_command=True)
+app.command()(showdataset.show)
+app.command()(newdataset.new)
+
+_FORMATS = {".nii": "NIfTI", ".nii.gz": "NIfTI", ".mha": "MHA", ".mhd": "MHA", ".nrrd": "NRRD", ".nhdr": "NRRD"}
 
 
 @app.callback()
@@ -23,74 +27,43 @@ def datasets(
     if context.invoked_subcommand is None:
         import pandas as pd
 
-        emit(
-            pd.DataFrame([_row(load_manifest(name), load_label_map(name)) for name in names("manifests")]),
-            form,
-        )
+        taxonomy = load_taxonomy()
+        rows = [_row(load_manifest(name), load_label_map(name), taxonomy) for name in names("manifests")]
+        emit(pd.DataFrame(rows), form)
 
 
-def _row(manifest: Manifest, label_map: LabelMap) -> dict[str, object]:
-    classes = annotated(label_map)
+def _row(manifest: Manifest, label_map: LabelMap, taxonomy: Taxonomy) -> dict[str, object]:
+    licence = manifest.licence
     return {
         "dataset": manifest.id,
         "scans": manifest.scans,
         "labelled": manifest.labelled,
-        "GB": "" if manifest.size_gb is None else f"{manifest.size_gb:g}",
-        "licence": manifest.licence.id + ("" if manifest.licence.verified else " (?)"),
-        "access": manifest.access.kind,
-        "classes": len(classes),
+        "GB": size_gb(manifest),
+        "licence": licence.id + ("" if licence.verified else " (?)"),
+        "commercial use": {True: "yes", False: "no", None: "unclear"}[licence.commercial],
+        "access": how(manifest.access),
+        "classes": len(annotated(label_map, taxonomy)),
+        "formats": formats(manifest),
     }
 
 
-def annotated(label_map: LabelMap) -> list[str]:
-    """Classes that a dataset annotates, in bit order; a pair counts as both."""
-    taxonomy = load_taxonomy()
-    bits = {bit for target in label_map.targets() for bit in taxonomy.target_bits(target)}
-    return [taxonomy.names[bit] for bit in sorted(bits)]
-
-
-@app.command()
-def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Id of the dataset.")]) -> None:
-    """Show everything known about one dataset."""
-    manifest, label_map = load_manifest(name), load_label_map(name)
-    licence = manifest.licence
-    facts = [
-        ("name", manifest.name),
-        ("citation", manifest.citation),
-        ("homepage", manifest.homepage),
-        ("licence", f"{licence.id}{'' if licence.verified else ' (unverified)'}"),
-        ("commercial use", _yes_no(licence.commercial)),
-        ("redistribution", _yes_no(licence.redistribution)),
-        ("licence note", licence.note),
-        ("access", f"{manifest.access.kind} ({', '.join(manifest.access.via)})"),
-        ("scans", f"{manifest.scans}, of which {manifest.labelled} labelled"),
-        ("phase", manifest.phase),
-        ("CT", " or ".join(manifest.layout.image)),
-        *((f"labels {file}", " or ".join(patterns)) for file, patterns in manifest.layout.labels.items()),
-        ("masks", " or ".join(manifest.layout.masks)),
-        ("classes", ", ".join(annotated(label_map))),
-        ("provenance", label_map.provenance.kind),
+def formats(manifest: Manifest) -> str:
+    """File formats of the CTs and of the labels: "DICOM + NIfTI"; one word where they are the same."""
+    layout, storage = manifest.layout, manifest.layout.storage
+    if layout.study:
+        return "DICOM + " + {"dicom_seg": "DICOM-SEG", "rtstruct": "RTSTRUCT"}[storage.objects]
+    labels = [pattern for patterns in layout.labels.values() for pattern in patterns]
+    slices = {"png": "PNG", "dicom": "DICOM"}[storage.slices]
+    parts = [
+        *(_format(pattern, "DICOM") for pattern in layout.image),
+        *(_format(pattern, slices) for pattern in labels),
+        *(f"{_format(pattern, slices)} masks" for pattern in layout.masks),
     ]
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for key, value in facts:
-        if value:
-            table.add_row(Text(key, style="bold", justify="right"), Text(value))
-    lists = {
-        "known bad": [f"{', '.join(bad.cases)}: {bad.reason}" for bad in manifest.known_bad],
-        "exceptions": [f"{case}: {e.reason}" for case, e in label_map.cases.items()],
-        "overlaps": [f"{o.dataset}: {o.text}{_doubt(o.verified)}" for o in manifest.overlaps],
-        "quirks": [f"{q.text}{_doubt(q.verified)}" for q in manifest.quirks],
-        "label notes": list(label_map.notes),
-    }
-    for title, entries in lists.items():
-        for number, entry in enumerate(entries):
-            table.add_row(Text("" if number else title, style="bold", justify="right"), Text(f"- {entry}"))
-    console.print(table)
+    return " + ".join(dict.fromkeys(parts))
 
 
-def _yes_no(value: bool | None) -> str:
-    return "sources disagree" if value is None else "yes" if value else "no"
-
-
-def _doubt(verified: bool) -> str:
-    return "" if verified else " (unverified)"
+def _format(pattern: str, folder: str) -> str:
+    """Format of a file by what its name ends in; of a folder of slices as told."""
+    if pattern.endswith("/"):
+        return folder
+    return next((name for suffix, name in _FORMATS.items() if pattern.endswith(suffix)), "volumes")

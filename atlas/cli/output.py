@@ -32,6 +32,7 @@ class Format(StrEnum):
     csv = "csv"
     json = "json"
     parquet = "parquet"
+    markdown = "markdown"
 
 
 def emit(frame: pd.DataFrame, form: Format) -> None:
@@ -42,11 +43,19 @@ def emit(frame: pd.DataFrame, form: Format) -> None:
         print(frame.to_json(orient="records", indent=1, default_handler=str))
     elif form is Format.parquet:
         sys.stdout.buffer.write(frame.to_parquet(index=False))
+    elif form is Format.markdown:
+        print(_markdown(frame))
     else:
         print_grid(
             [str(c) for c in frame.columns],
             [[_text(v) for v in row] for row in frame.itertuples(index=False)],
         )
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    rows = [[str(c) for c in frame.columns], ["---"] * len(frame.columns)]
+    rows += [[_text(v).replace("|", "\\|") for v in row] for row in frame.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _text(value: object) -> str:

@@ -63,9 +63,11 @@ class Download:
 
     @property
     def host(self) -> str:
-        """What connections are counted by: host or bucket."""
+        """What connections are counted by: host, bucket, or the one service behind a scheme."""
         parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc}" if parts.scheme in {"s3", "gs"} else parts.hostname or parts.scheme
+        if parts.scheme in {"s3", "gs"}:
+            return f"{parts.scheme}://{parts.netloc}"
+        return parts.hostname or "" if parts.scheme in {"http", "https"} else parts.scheme
 
     def path(self, folder: Path) -> Path:
         """Place on disk, given the dataset's folder."""

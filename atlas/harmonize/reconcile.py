@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from atlas.harmonize.grid import Grid
     from atlas.harmonize.rules import LabelRules
+    from atlas.spec.label_map import Box
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def reconcile(
     ct: NDArray[np.int16],
     grid: Grid,
     method: Literal["occupancy", "nearest"] = "occupancy",
+    slices: tuple[int, int] | None = None,
 ) -> Reconciled:
     """Bring all labels of a case onto the grid and into the taxonomy.
 
@@ -82,27 +84,29 @@ def reconcile(
         The canonical grid.
     method
         How labels are resampled.
+    slices
+        [lo, hi) along the third stored axis of the label volumes, where a table of the publisher says that only
+        these were annotated; elsewhere their classes are unknown.
 
     Raises
     ------
     LabelError
-        If a label holds values or structures that the label map does not explain.
+        If a label holds values or structures that the label map does not explain, or has not as many slices.
     """
     packer = MaskPacker(grid.shape)
-    exception = rules.label_map.cases.get(case)
-    box = exception.box if exception else None
     seen = []
     for layer in layers:
         seen.append(layer.name)
         meaning = _meaning(layer, rules)
         crop = resample_labels(layer.data, layer.affine, grid, method=method)
         packer.update(crop.start, crop.values, partial(_add, meaning))
-        if box is not None or not layer.whole:
-            classes = _classes_of(layer, rules)
-            mark_outside(packer, classes, layer.data.shape, layer.affine, grid, box=box)
+        for box in _limits(layer, rules, case, slices):
+            mark_outside(packer, _classes_of(layer, rules), layer.data.shape, layer.affine, grid, box=box)
     available = rules.available(seen, case)
     unresolved, warnings = split_pairs(packer, rules, ct, grid.spacing)
     available &= ~unresolved
+    if rules.label_map.available == "drawn":
+        available &= _drawn(packer)
     mark_ignored(packer, rules.unknown_bit, available)
     mark_partial(packer, rules, grid.spacing)
     return Reconciled(packer.packed(keep=available), available, tuple(warnings))
@@ -112,15 +116,41 @@ def _add(meaning: dict[int, int], entry: Entry, value: int) -> Entry:
     return Entry(entry.classes | meaning[value], entry.unknown)
 
 
+def _limits(layer: SourceLabels, rules: LabelRules, case: str, slices: tuple[int, int] | None) -> list[Box | None]:
+    """Boxes of a layer outside which nothing was annotated; None is its own."""
+    exception = rules.label_map.cases.get(case)
+    limits: list[Box | None] = [None] if not layer.whole else []
+    if exception is not None and exception.box is not None:
+        limits.append(exception.box)
+    if slices is not None:
+        i, j, k = layer.data.shape
+        if not 0 <= slices[0] < slices[1] <= k:
+            raise LabelError(
+                f"label {layer.name!r} has {k} slices; the publisher's table says that those from {slices[0]} up to "
+                f"{slices[1]} were annotated. One of the two is another version"
+            )
+        limits.append(((0, i), (0, j), slices))
+    return limits
+
+
+def _drawn(packer: MaskPacker) -> int:
+    """Bitmask of the classes that at least one voxel shows."""
+    result = 0
+    for code in np.unique(packer.codes):
+        result |= packer.table[code].classes
+    return result
+
+
 def _meaning(layer: SourceLabels, rules: LabelRules) -> dict[int, int]:
     """Bitmask of each value that occurs in a layer."""
     if layer.kind == "mask":
-        if layer.name not in rules.structures:
+        entry = rules.entry(layer.name)
+        if entry is None:
             raise LabelError(
                 f"the label map does not explain the structure {layer.name!r}; add it (null if it means no "
                 f"class). It has: {', '.join(sorted(rules.structures))}"
             )
-        known = {1: rules.structures[layer.name]}
+        known = {1: rules.structures[entry]}
     else:
         known = rules.values[layer.name]
     found = _values(layer.data)
@@ -151,7 +181,7 @@ def _classes_of(layer: SourceLabels, rules: LabelRules) -> int:
     if layer.kind == "values":
         targets = {t for targets in label_map.values[layer.name].values() for t in targets}
     else:
-        targets = set(label_map.structures[layer.name])
+        targets = set(label_map.structures[rules.entry(layer.name) or layer.name])
     result = 0
     for target in targets & label_map.targets():
         result |= rules.mask_of(target)

@@ -6,6 +6,7 @@ for "nobody can tell"; `reconcile` resolves them and none of them reaches the co
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,22 @@ if TYPE_CHECKING:
     from atlas.spec.taxonomy import Taxonomy
 
 
+ANYTHING = "*"
+"""In the name of a structure, stands for any characters or none."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What must be there for a target: all of `every`, or, where nothing is always drawn for it, one of `some`."""
+
+    every: frozenset[str]
+    some: frozenset[str]
+
+    def met(self, present: frozenset[str]) -> bool:
+        """Whether the labels that a case has suffice."""
+        return self.every <= present if self.every else not self.some.isdisjoint(present)
+
+
 @dataclass(frozen=True)
 class LabelRules:
     """What every label of a dataset does.
@@ -26,7 +43,7 @@ class LabelRules:
     values
         Label file -> source value -> bitmask.
     structures
-        Mask file stem -> bitmask.
+        Name of a structure as the label map has it, maybe with `*` -> bitmask.
     needs
         Bitmask-free availability: target -> the label files and structures that must be there for it.
     pair_bits
@@ -39,7 +56,7 @@ class LabelRules:
     label_map: LabelMap
     values: dict[str, dict[int, int]]
     structures: dict[str, int]
-    needs: dict[str, frozenset[str]]
+    needs: dict[str, Need]
     pair_bits: dict[str, int]
     unknown_bit: int
 
@@ -53,15 +70,25 @@ class LabelRules:
         case
             Source case, for its exceptions.
         """
-        present = frozenset(layers)
+        present = frozenset(name for layer in layers if (name := self.entry(layer)) is not None)
         bits = 0
-        for target, needed in self.needs.items():
-            if needed <= present:
+        for target, need in self.needs.items():
+            if need.met(present):
                 bits |= self.mask_of(target)
         if case in self.label_map.cases:
             for target in self.label_map.cases[case].unavailable:
                 bits &= ~self.mask_of(target)
         return bits
+
+    def entry(self, layer: str) -> str | None:
+        """Name in the label map that a label file or structure goes by; None if the map does not explain it.
+
+        A name that the map spells out wins over the patterns that it is like, and of these the longest.
+        """
+        if layer in self.values or layer in self.structures:
+            return layer
+        like = [name for name in self.structures if ANYTHING in name and _like(name, layer)]
+        return max(like, key=lambda name: (len(name), name), default=None)
 
     def mask_of(self, target: str) -> int:
         """Bitmask of a class, or of both classes of a pair."""
@@ -109,15 +136,20 @@ def _names(taxonomy: Taxonomy, named: frozenset[str], whole: str) -> bool:
     return taxonomy.by_name[whole].pair in named
 
 
-def _needs(label_map: LabelMap) -> dict[str, frozenset[str]]:
-    """Target -> everything that is drawn on its own account for it."""
-    needs: dict[str, set[str]] = {}
+def _like(pattern: str, name: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, pattern.split(ANYTHING))), name, re.DOTALL) is not None
+
+
+def _needs(label_map: LabelMap) -> dict[str, Need]:
+    """Target -> what is drawn on its own account for it."""
+    sources: dict[str, set[str]] = {}
     for file, values in label_map.values.items():
         for targets in values.values():
             for target in targets:
-                needs.setdefault(target, set()).add(file)
-    for stem, targets in label_map.structures.items():
+                sources.setdefault(target, set()).add(file)
+    for name, targets in label_map.structures.items():
         for target in targets:
-            needs.setdefault(target, set()).add(stem)
-    needs.pop(UNKNOWN, None)
-    return {target: frozenset(sources) for target, sources in needs.items()}
+            sources.setdefault(target, set()).add(name)
+    sources.pop(UNKNOWN, None)
+    optional = frozenset(label_map.optional)
+    return {target: Need(frozenset(drawn) - optional, frozenset(drawn) & optional) for target, drawn in sources.items()}

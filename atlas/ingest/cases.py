@@ -1,32 +1,36 @@
-"""Which cases a dataset has on disk, and which files belong to each: by the manifest's path patterns."""
+"""Which cases a dataset has on disk, and which files belong to each: by the manifest's path patterns.
+
+A pattern that ends in "/" stands for a folder; the path of a folder ends in "/" everywhere.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from atlas.errors import ScanError
+from atlas.ingest.folders import files_below, walked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from atlas.spec import Manifest
     from atlas.spec.files import Layout
-
-JUNK = ("__MACOSX",)
-"""Folders that archivers add. AppleDouble files (._*) and other hidden files are skipped as well."""
+    from atlas.spec.manifest import KnownBad
 
 MAX_INDEX_BYTES = 16 * 2**20
+
+_BESIDE = "../"
 
 
 @dataclass
 class CaseFiles:
-    """Files of one case, as paths below the dataset's folder.
+    """Files and folders of one case, as paths below the dataset's folder.
 
+    The CT may lie in the folder of another dataset: its path is then `../<dataset>/<path>` (see `located`).
     `problem` is set where something is missing or double; such a case is quarantined without being read.
     """
 
@@ -34,11 +38,29 @@ class CaseFiles:
     image: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
     masks: dict[str, str] = field(default_factory=dict)
+    study: str | None = None
     problem: str | None = None
 
     def paths(self) -> list[str]:
-        """All files, sorted."""
-        return sorted({*([self.image] if self.image else []), *self.labels.values(), *self.masks.values()})
+        """All files and folders, sorted."""
+        single = [path for path in (self.image, self.study) if path]
+        return sorted({*single, *self.labels.values(), *self.masks.values()})
+
+
+def located(folder: Path, path: str) -> Path:
+    """Place of a path of `CaseFiles` on disk; the folder of another dataset lies beside this one's."""
+    return folder.parent / path.removeprefix(_BESIDE) if path.startswith(_BESIDE) else folder / path
+
+
+def case_of(layout: Layout, path: str) -> str | None:
+    """Case that a file belongs to, by its path below the dataset's folder; None where no pattern fits it."""
+    patterns = [pattern for role in _roles(layout) for pattern in role[2:]]
+    parents = [f"{parent}/" for parent in PurePosixPath(path).parents if parent.name]
+    for place in (*reversed(parents), path):
+        for pattern in patterns:
+            if found := pattern.fullmatch(place):
+                return found["case"]
+    return None
 
 
 def find_cases(manifest: Manifest, folder: Path) -> list[CaseFiles]:
@@ -56,6 +78,8 @@ def find_cases(manifest: Manifest, folder: Path) -> list[CaseFiles]:
     if not folder.is_dir():
         raise ScanError(f"{manifest.id}: no folder {folder}; put the dataset there as the publisher unpacks it")
     cases = _match(layout, folder)
+    if layout.image_of:
+        _share_images(cases, layout, folder.parent / layout.image_of)
     for listed in _listed(layout, folder):
         cases.setdefault(listed, CaseFiles(listed))
     for unlabelled in manifest.unlabelled:
@@ -63,65 +87,103 @@ def find_cases(manifest: Manifest, folder: Path) -> list[CaseFiles]:
             del cases[unlabelled]
     if not cases:
         raise ScanError(
-            f"{manifest.id}: nothing in {folder} matches {', '.join(layout.image)} with {{case}} like {layout.case!r}"
+            f"{manifest.id}: nothing in {folder} matches {', '.join(_sought(layout))} "
+            f"with {{case}} like {layout.case!r}"
         )
     bad = {case: bad for bad in manifest.known_bad for case in bad.cases}
     for name, case in cases.items():
-        if name in bad:
-            link = f" ({bad[name].link})" if bad[name].link else ""
-            case.problem = f"known to be bad: {bad[name].reason}{link}"
-        else:
-            case.problem = case.problem or _missing(case, layout)
+        case.problem = _known(bad[name]) if name in bad else case.problem or _missing(case, layout)
     return [cases[name] for name in sorted(cases)]
+
+
+def _known(bad: KnownBad) -> str:
+    return f"known to be bad: {bad.reason}" + (f" ({bad.link})" if bad.link else "")
 
 
 def _match(layout: Layout, folder: Path) -> dict[str, CaseFiles]:
     """Sort every file of the folder into the cases."""
-    roles = [("image", "", p) for p in layout.image]
-    roles += [("labels", name, p) for name, patterns in layout.labels.items() for p in patterns]
-    roles += [("masks", "", p) for p in layout.masks]
-    compiled = [(role, name, _regex(pattern, layout.case)) for role, name, pattern in roles]
+    roles = [role for role in _roles(layout) if not (role[0] == "image" and layout.image_of)]
     cases: dict[str, CaseFiles] = {}
-    for path in _files(folder):
-        for role, name, pattern in compiled:
-            found = pattern.fullmatch(path)
-            if found:
+    for path in _places(folder, [pattern for role, _, pattern in roles if role == "study"]):
+        for role, name, pattern in roles:
+            if found := pattern.fullmatch(path):
                 case = cases.setdefault(found["case"], CaseFiles(_checked(found["case"], path)))
                 _assign(case, role, name or found.groupdict().get("structure", ""), path)
                 break
     return cases
 
 
+def _roles(layout: Layout) -> list[tuple[str, str, re.Pattern[str]]]:
+    """Role, name of the label file, and pattern of everything that a case may have."""
+    roles = [("image", "", p) for p in layout.image] + [("study", "", p) for p in layout.study]
+    roles += [("labels", name, p) for name, patterns in layout.labels.items() for p in patterns]
+    roles += [("masks", "", p) for p in layout.masks]
+    return [(role, name, _regex(pattern, layout.case)) for role, name, pattern in roles]
+
+
+def _places(folder: Path, studies: list[re.Pattern[str]]) -> Iterator[str]:
+    """Files, and folders that hold files, in order; a study is one place and nothing in it is another."""
+    inside: str | None = None
+    for place, names in walked(folder):
+        if inside is not None and place.startswith(inside):
+            continue
+        if any(study.fullmatch(place) for study in studies):
+            inside = place
+            if next(files_below(folder / place), None) is not None:
+                yield place
+            continue
+        if names and place:
+            yield place
+        yield from (place + name for name in names)
+
+
+def _share_images(cases: dict[str, CaseFiles], layout: Layout, images: Path) -> None:
+    """Give each case its CT out of the folder of another dataset; a CT that nobody labelled here is no case."""
+    patterns = [pattern for role, _, pattern in _roles(layout) if role == "image"]
+    for path in _places(images, []):
+        for pattern in patterns:
+            found = pattern.fullmatch(path)
+            if found and found["case"] in cases:
+                _assign(cases[found["case"]], "image", "", f"{_BESIDE}{layout.image_of}/{path}")
+                break
+
+
+def _sought(layout: Layout) -> tuple[str, ...]:
+    """Patterns by which a case shows."""
+    if not layout.image_of:
+        return layout.image or layout.study
+    return layout.masks or next(iter(layout.labels.values()))
+
+
 def _assign(case: CaseFiles, role: str, name: str, path: str) -> None:
-    before = case.image if role == "image" else getattr(case, role).get(name)
+    single = role in ("image", "study")
+    before = getattr(case, role) if single else getattr(case, role).get(name)
     if before is not None:
-        case.problem = f"two files for one: {before} and {path}; keep one of them"
-    elif role == "image":
-        case.image = path
+        what = "folders" if path.endswith("/") else "files"
+        case.problem = f"two {what} for one: {before} and {path}; keep one of them"
+    elif single:
+        setattr(case, role, path)
     else:
         getattr(case, role)[name] = path
 
 
 def _missing(case: CaseFiles, layout: Layout) -> str | None:
     """What a case lacks."""
+    if layout.study:
+        return None if case.study else f"no study: expected {' or '.join(layout.study)}"
     if case.image is None:
-        return f"no CT: expected {' or '.join(layout.image)}"
+        where = f" in the folder of {layout.image_of}, beside this one" if layout.image_of else ""
+        return f"no CT: expected {' or '.join(layout.image)}{where}"
     absent = [name for name in layout.labels if name not in case.labels]
+    if layout.alternatives and case.labels:
+        several = ", ".join(sorted(case.labels.values()))
+        return None if len(case.labels) == 1 else f"labels of several releases: {several}; keep one of them"
     if layout.labels and absent and not case.masks:
         expected = " or ".join(layout.labels[absent[0]])
         return f"no label file {absent[0]!r}: expected {expected}"
     if layout.masks and not case.masks and not case.labels:
         return f"no masks: expected {' or '.join(layout.masks)}"
     return None
-
-
-def _files(folder: Path) -> Iterator[str]:
-    """Paths below a folder, sorted, without hidden files and junk; links to folders are not followed."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in JUNK)
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield (Path(place) / name).relative_to(folder).as_posix()
 
 
 def _regex(pattern: str, case: str) -> re.Pattern[str]:

@@ -43,7 +43,7 @@ _NRRD_FRAMES = (
 
 
 @contextmanager
-def opened(path: "Path") -> "Iterator[Stored]":
+def opened(path: "Path", *, placed: bool = True) -> "Iterator[Stored]":
     """Open a MetaImage or NRRD file, check its header, and make ready to hand out its voxels.
 
     ITK holds the whole stored volume meanwhile: twice the memory that a NIfTI file takes.
@@ -52,6 +52,8 @@ def opened(path: "Path") -> "Iterator[Stored]":
     ----------
     path
         A .mha, .mhd, .nrrd or .nhdr file.
+    placed
+        Whether it matters where the volume lies; if not, the affine is the identity.
 
     Raises
     ------
@@ -62,13 +64,14 @@ def opened(path: "Path") -> "Iterator[Stored]":
     """
     meta = path.suffix.lower() in META_SUFFIXES
     try:
-        header = _meta_header(path) if meta else _nrrd_header(path)
+        header = _meta_header(path) if meta else _nrrd_header(path, placed=placed)
         image, shape = _read(path, "MetaImageIO" if meta else "NrrdImageIO", header)
     except OSError as error:
         raise ScanError(f"cannot be read: {error.strerror or error}") from error
     voxels: NDArray[Any] = sitk.GetArrayViewFromImage(image).reshape(-1)  # a view, i fastest
     dtype = number_type(voxels.dtype)
-    yield Stored(shape, dtype, 1.0, 0.0, _affine(image), header.notes, _Cursor(voxels).fill)
+    affine = _affine(image) if placed else np.eye(4)
+    yield Stored(shape, dtype, 1.0, 0.0, affine, header.notes, _Cursor(voxels).fill)
 
 
 class _Cursor:
@@ -152,7 +155,7 @@ def _true(value: str | None) -> bool:
     return value is not None and value[:1] in {"T", "t", "1"}
 
 
-def _nrrd_header(path: "Path") -> _Header:
+def _nrrd_header(path: "Path", *, placed: bool) -> _Header:
     text = _text(path)
     if not text.startswith("NRRD"):
         raise ScanError(f"is not an NRRD file: it begins with {text[:8]!r}. Fetch it again")
@@ -164,7 +167,7 @@ def _nrrd_header(path: "Path") -> _Header:
         if colon and not value.startswith("="):  # `name:=value` is free text
             fields[name.strip().lower().replace(" ", "")] = value.strip()
     space = fields.get("space", "")
-    if space.lower().removesuffix("-time") not in {frame.lower() for frame in _NRRD_FRAMES}:
+    if placed and space.lower().removesuffix("-time") not in {frame.lower() for frame in _NRRD_FRAMES}:
         raise GeometryError(
             f"its header gives {space!r} as the space, so which way the axes run in the patient is unknown. "
             f"Write the true one into the header: {', '.join(_NRRD_FRAMES[:3])}"

@@ -35,7 +35,7 @@ _QUATERNION_SLACK = 1e-4
 
 
 @contextmanager
-def opened(path: "Path", source: AffineSource) -> "Iterator[Stored]":
+def opened(path: "Path", source: AffineSource | None) -> "Iterator[Stored]":
     """Open a NIfTI file, check its header, and leave the voxels to be read.
 
     Parameters
@@ -43,7 +43,7 @@ def opened(path: "Path", source: AffineSource) -> "Iterator[Stored]":
     path
         A .nii or .nii.gz file.
     source
-        Which affine counts.
+        Which affine counts; None: neither, the result's is the identity.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def opened(path: "Path", source: AffineSource) -> "Iterator[Stored]":
         slope, inter = _scaling(header)
         start = _data_offset(header)
         stream.expect(start + math.prod(shape) * dtype.itemsize)
-        affine = _affine(header, shape, source)
+        affine = np.eye(4) if source is None else _affine(header, shape, source)
         stream.skip(start - stream.position)
         yield Stored(shape, dtype, slope, inter, affine, (), stream.fill)
         stream.finish()

@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from nibabel.orientations import inv_ornt_aff, io_orientation, ornt_transform
 
 from atlas.errors import GeometryError, ScanError
+from atlas.ingest.cases import located
+from atlas.ingest.dicom import only_series
+from atlas.ingest.folders import slices_in
+from atlas.ingest.stacks import read_stack
+from atlas.ingest.study import read_study
 from atlas.ingest.volume import Volume, read_ct, read_labels
 
 if TYPE_CHECKING:
@@ -16,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from atlas.ingest.cases import CaseFiles
+    from atlas.ingest.dicom import Series
     from atlas.spec.files import Layout
 
 SAME_PLACE = 0.1
@@ -33,9 +40,11 @@ def read_image(case: CaseFiles, folder: Path, layout: Layout) -> Volume:
     ScanError
         If it has none, or it cannot be used.
     """
+    if case.study is not None:
+        return read_study(located(folder, case.study)).image()
     if case.image is None:
         raise ScanError(f"{case.source_case}: no CT")
-    return read_ct(folder / case.image, affine=layout.affine)
+    return read_ct(located(folder, case.image), affine=layout.affine)
 
 
 def read_layers(
@@ -66,33 +75,65 @@ def read_layers(
     ScanError
         If a file cannot be used, or lies elsewhere than the CT.
     """
+    if case.study is not None:
+        for name, volume in read_study(located(folder, case.study)).layers():
+            yield name, True, *_placed(volume, shape, affine, located(folder, case.study))
+        return
     files = [(name, False, path) for name, path in sorted(case.labels.items())]
     files += [(name, True, path) for name, path in sorted(case.masks.items())]
+    series = _series(case, folder) if any(path.endswith("/") for _, _, path in files) else None
     for name, is_mask, path in files:
-        volume = read_labels(folder / path, affine=layout.affine)
+        where = located(folder, path)
+        if series is not None and path.endswith("/"):
+            by_name = layout.label_geometry == "image"
+            yield name, is_mask, read_stack(where, series, affine, mask=is_mask, by_name=by_name), True
+            continue
+        volume, whole = _read_file(where, layout, shape, affine)
         if is_mask and volume.data.max(initial=0) > 1:
-            raise ScanError(f"{folder / path}: a mask holds 0 and 1 only, this one up to {volume.data.max()}")
-        placed, whole = _placed(volume, shape, affine, folder / path, by_index=layout.label_geometry == "image")
-        yield name, is_mask, placed, whole
+            raise ScanError(f"{where}: a mask holds 0 and 1 only, this one up to {volume.data.max()}")
+        yield name, is_mask, volume, whole
 
 
-def _placed(
-    label: Volume, shape: tuple[int, ...], affine: NDArray[np.float64], path: Path, *, by_index: bool
-) -> tuple[Volume, bool]:
-    """A label volume where it belongs, and whether it covers the whole CT.
+def _series(case: CaseFiles, folder: Path) -> Series:
+    """Headers of the CT, by which folders of label slices are placed."""
+    if case.image is None or not case.image.endswith("/"):
+        raise ScanError(
+            f"{case.source_case}: labels in a folder of slices belong to a CT in a folder of slices; this one is "
+            f"{case.image}. Correct the manifest"
+        )
+    return only_series(slices_in(located(folder, case.image)))
+
+
+def _read_file(path: Path, layout: Layout, shape: tuple[int, ...], affine: NDArray[np.float64]) -> tuple[Volume, bool]:
+    """Read one label file where the layout says that it belongs."""
+    if layout.label_geometry == "header":
+        return _placed(read_labels(path, affine=layout.affine), shape, affine, path)
+    if layout.label_geometry == "image":
+        label = read_labels(path, affine=None)
+        to_ct = np.eye(4)
+    else:
+        label = read_labels(path, affine=layout.affine)
+        axes = ornt_transform(io_orientation(label.affine), io_orientation(affine))
+        to_ct = np.linalg.inv(inv_ornt_aff(axes, label.data.shape))  # from label voxels
+    found = tuple(int(n) for n in np.rint(np.abs(to_ct[:3, :3]) @ label.data.shape))
+    if found != tuple(shape):
+        raise GeometryError(
+            f"{path}: shape {found} along the axes of the CT, the CT has {tuple(shape)}; "
+            f"the manifest says that they are one grid (label_geometry: {layout.label_geometry})"
+        )
+    return Volume(label.data, affine @ to_ct, label.warnings), True
+
+
+def _placed(label: Volume, shape: tuple[int, ...], affine: NDArray[np.float64], path: Path) -> tuple[Volume, bool]:
+    """A label volume where its header puts it, and whether it covers the whole CT.
 
     On the CT's grid it takes the CT's affine. On another grid (cropped, other spacing or orientation) it keeps
     its own, with a warning, as long as it does not reach beyond the CT. A label of the right shape in another
     place has lost its position; nobody may guess which of the two headers is right.
     """
     off = _corner_distance(label.data.shape, label.affine, affine)
-    if label.data.shape == tuple(shape) and (by_index or off <= SAME_PLACE):
+    if label.data.shape == tuple(shape) and off <= SAME_PLACE:
         return Volume(label.data, affine, label.warnings), True
-    if by_index:
-        raise GeometryError(
-            f"{path}: shape {label.data.shape}, the CT has {tuple(shape)}; "
-            "the manifest says that they are one grid (label_geometry: image)"
-        )
     lowest, highest = _span_in(label.data.shape, label.affine, affine)
     beyond = max(float((-lowest).max()), float((highest - shape).max()))
     if beyond > STICKS_OUT:

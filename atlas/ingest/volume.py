@@ -1,8 +1,9 @@
-"""Read one volume file, checked before use: the only door to the formats behind it.
+"""Read one volume, checked before use: the only door to the formats behind it.
 
 Every error raised here begins with the path of the file.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from atlas.ingest import geometry, itk, nifti, values
 from atlas.ingest.geometry import AffineSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -54,7 +55,7 @@ def read_ct(path: Path, *, affine: AffineSource = "agree") -> Volume:
     Parameters
     ----------
     path
-        A file that ends in one of `SUFFIXES`.
+        A file that ends in one of `SUFFIXES`, or a folder with one DICOM series right in it.
     affine
         Which of the two affines of a NIfTI header counts: "agree" takes either and refuses a file whose two
         contradict each other. The other formats have one affine and take no notice.
@@ -66,11 +67,16 @@ def read_ct(path: Path, *, affine: AffineSource = "agree") -> Volume:
     GeometryError
         If its position in space is missing, contradictory or impossible.
     """
+    if path.is_dir() and not path.name.lower().endswith(SUFFIXES):
+        return _read_folder(path)
     return _read(path, affine, values.hounsfield)
 
 
-def read_labels(path: Path, *, affine: AffineSource = "agree") -> Volume:
-    """Read a label volume; parameters and errors as in `read_ct`.
+def read_labels(path: Path, *, affine: AffineSource | None = "agree") -> Volume:
+    """Read a label volume out of one file; parameters and errors as in `read_ct`.
+
+    With `affine` None the header's position is not looked at, be it missing or absurd: the result's is the
+    identity.
 
     Raises
     ------
@@ -80,23 +86,38 @@ def read_labels(path: Path, *, affine: AffineSource = "agree") -> Volume:
     return _read(path, affine, values.labels)
 
 
-def _read(path: Path, source: AffineSource, decode: "Callable[[Stored], NDArray[Any]]") -> Volume:
-    try:
-        with _opened(path, source) as stored:
-            # first the geometry: a file refused for it need not be read
-            affine, repair = geometry.repaired(stored.affine, stored.shape)
-            data = decode(stored)
-    except AtlasError as error:
-        raise type(error)(f"{path}: {error}") from error
-    except MemoryError as error:
-        raise ScanError(f"{path}: does not fit into the memory that is left. Use fewer workers") from error
+def _read(path: Path, source: AffineSource | None, decode: "Callable[[Stored], NDArray[Any]]") -> Volume:
+    with _named(path), _opened(path, source) as stored:
+        # first the geometry: a file refused for it need not be read
+        affine, repair = geometry.repaired(stored.affine, stored.shape) if source else (stored.affine, None)
+        data = decode(stored)
     return Volume(data, affine, stored.notes if repair is None else (*stored.notes, repair))
 
 
-def _opened(path: Path, source: AffineSource) -> "AbstractContextManager[Stored]":
+def _read_folder(folder: Path) -> Volume:
+    from atlas.ingest import dicom, folders  # they make volumes, so they import this module
+
+    with _named(folder):
+        return dicom.read_series(dicom.only_series(folders.slices_in(folder)))
+
+
+@contextmanager
+def _named(path: Path) -> "Iterator[None]":
+    """Let every error begin with the path, or with that of a file in the folder."""
+    try:
+        yield
+    except AtlasError as error:
+        if str(error).startswith(f"{path}/"):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise ScanError(f"{path}: does not fit into the memory that is left. Use fewer workers") from error
+
+
+def _opened(path: Path, source: AffineSource | None) -> "AbstractContextManager[Stored]":
     name = path.name.lower()
     if name.endswith(NIFTI_SUFFIXES):
         return nifti.opened(path, source)
     if name.endswith(ITK_SUFFIXES):
-        return itk.opened(path)
+        return itk.opened(path, placed=source is not None)
     raise ScanError(f"is not of a format that can be read; names must end in one of {', '.join(SUFFIXES)}")

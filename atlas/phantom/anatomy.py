@@ -74,6 +74,11 @@ class Anatomy:
         """By cell number: whether the cell belongs to a class."""
         return np.array([False, *(name in cell.classes for cell in self.cells)])
 
+    def present(self, numbers: NDArray[np.integer]) -> frozenset[str]:
+        """Classes of the cells whose numbers occur."""
+        cells = [self.cells[number - 1] for number in np.unique(numbers) if number]
+        return frozenset().union(*(cell.classes for cell in cells))
+
     def moved(self, by: ArrayLike) -> Anatomy:
         """Return the same body shifted by a vector (RAS mm)."""
         back = np.eye(4)

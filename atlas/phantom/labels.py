@@ -12,7 +12,7 @@ import numpy as np
 from atlas.spec.label_map import UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,11 +26,32 @@ ELSEWHERE = "elsewhere_"
 """Cells for labels that mean no class of ours: lumps in the fat, for a reader to leave out."""
 
 
-def available(label_map: LabelMap, taxonomy: Taxonomy) -> frozenset[str]:
-    """Classes that the annotators of a dataset looked for."""
-    return frozenset(
-        taxonomy.classes[bit].name for target in label_map.targets() for bit in taxonomy.target_bits(target)
-    )
+def available(
+    label_map: LabelMap, taxonomy: Taxonomy, present: Collection[str], shown: frozenset[str], *, any_label: bool = False
+) -> frozenset[str]:
+    """Classes that are annotated in a case.
+
+    Parameters
+    ----------
+    present : collection of str
+        Label files and structures that the case has, as the label map names them.
+    shown : frozenset of str
+        Classes that the case shows; in some datasets only these count.
+    any_label : bool
+        Whether a case has one of the label files, whichever.
+    """
+    optional = {*label_map.optional, *(label_map.values if any_label else ())}
+    drawn_in: dict[str, set[str]] = defaultdict(set)
+    layers = [*((name, m) for name, values in label_map.values.items() for m in values.values())]
+    for name, meaning in [*layers, *label_map.structures.items()]:
+        for target in meaning:
+            drawn_in[target].add(name)
+    out: set[str] = set()
+    for target in label_map.targets():
+        needed = drawn_in[target] - optional
+        if needed.issubset(present) if needed else drawn_in[target] & set(present):
+            out |= {taxonomy.classes[bit].name for bit in taxonomy.target_bits(target)}
+    return frozenset(out & shown if label_map.available == "drawn" else out)
 
 
 def value_tables(values: Mapping[int, Sequence[str]], anatomy: Anatomy, taxonomy: Taxonomy) -> NDArray[np.uint16]:

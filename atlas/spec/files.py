@@ -76,6 +76,8 @@ class Layout(Spec):
     image_of: Name | None = None
     """The CT lies in the folder of this other dataset: the publisher gives labels alone."""
     labels: dict[Name, Patterns] = {}
+    alternatives: bool = False
+    """Of the label files a case has one, whichever; otherwise it must have all."""
     masks: Patterns = ()
     study: Folders = ()
     """A folder with everything of a case, at any depth below it: DICOM series, and DICOM-SEG or RTSTRUCT objects

@@ -66,7 +66,8 @@ class LabelMap(Spec):
     values: dict[str, dict[Annotated[int, Field(ge=1, le=65535)], Targets]] = {}
     structures: dict[str, Targets] = {}
     optional: Strings = ()
-    """Structures whose absence says nothing: their classes are available without them."""
+    """Structures and label files whose absence says nothing: their classes are available without them. A class with
+    none but these is available with any one of them."""
     available: Literal["annotated", "drawn"] = "annotated"
     """drawn: the publisher does not say what was annotated in which case, so that only classes which a case shows are
     available in it."""

@@ -115,8 +115,11 @@ def _check_files(label_map: LabelMap, manifest: Manifest) -> None:
             f"values are given for the label files {sorted(label_map.values)}, "
             f"the manifest has {sorted(manifest.layout.labels)}"
         )
-    if bool(label_map.structures) != bool(manifest.layout.masks):
-        raise SpecError("structures (here) and masks (manifest) come together or not at all")
+    if bool(label_map.structures) != bool(manifest.layout.masks or manifest.layout.study):
+        raise SpecError("structures (here) and masks or study (manifest) come together or not at all")
+    strange = set(label_map.optional) - set(label_map.structures) - set(label_map.values)
+    if strange:
+        raise SpecError(f"optional names what is neither a structure nor a label file: {', '.join(sorted(strange))}")
     if any(UNKNOWN in targets and len(targets) > 1 for m in label_map.values.values() for targets in m.values()):
         raise SpecError(f"a value means {UNKNOWN!r} or classes, not both")
 

@@ -1,11 +1,17 @@
 """Toy datasets that any build can read, and a client to build with."""
 
+import sys
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from atlas.phantom import write_dataset
+from atlas.phantom.places import Published
 from atlas.spec import names
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +125,52 @@ def module_toy(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory, shipped):
-    """Two phantoms of every shipped dataset: folder of sources, and what is in them."""
+    """Two phantoms of every shipped dataset: folder of sources, and what is in them.
+
+    A dataset whose CT others have labelled gets the cases that they have, so that it is complete by itself.
+    """
     sources = tmp_path_factory.mktemp("phantoms")
-    return sources, {name: write_dataset(name, sources, cases=2, seed=i) for i, name in enumerate(shipped)}
+    written, lent = {}, {}
+    datasets = {name: Published.of(name, sources) for name in shipped}
+    for name in sorted(shipped, key=lambda name: datasets[name].lender() is datasets[name]):
+        here = datasets[name]
+        written[name] = write_dataset(name, sources, cases=lent.get(name, 2))
+        if here.manifest.layout.image_of:
+            cases = [here.lent(phantom.case_id.removeprefix(f"{name}/")) for phantom in written[name]]
+            lent.setdefault(here.manifest.layout.image_of, []).extend(cases)
+    return sources, written
+
+
+def masks_of(case):
+    """Name and mask of every available class, out of the codes."""
+    codes = np.asarray(case.codes[...])
+    for name in sorted(case.available):
+        yield name, np.array([bits >> case.taxonomy.bit(name) & 1 for bits in case.table], dtype=bool)[codes]
+
+
+@pytest.fixture(scope="session")
+def equal_masks():
+    """Compare the masks of a case with the formula, where it was annotated; what is lost is what 5 mm voxels cannot
+    show."""
+
+    def check(case, phantom):
+        truth = phantom.truth(case.record.shape, case.affine)
+        known = phantom.annotated(case.record.shape, case.affine)
+        voxel_ml = abs(np.linalg.det(case.affine[:3, :3])) / 1000
+        scores = {}
+        for name, drawn in masks_of(case):
+            mask, true = drawn & known, truth[name] & known
+            if true.sum() * voxel_ml > 3:
+                scores[name] = 2 * (mask & true).sum() / (mask.sum() + true.sum())
+            elif not true.any():
+                # a shape that only grazes the volume may show in a voxel or two
+                assert mask.sum() * voxel_ml < 1, (phantom.case_id, name)
+            mirror = case.taxonomy.by_name[name].mirror
+            if mirror in truth:
+                assert (mask & truth[mirror]).sum() <= 0.1 * mask.sum(), (phantom.case_id, name, "is", mirror)
+        low = {name: round(float(score), 3) for name, score in scores.items() if score < 0.75}
+        assert not low, phantom.case_id
+        # a dataset of small lesions may have none that is large enough
+        assert np.mean(list(scores.values()) or [1.0]) > 0.85, phantom.case_id
+
+    return check

@@ -166,3 +166,93 @@ def test_a_label_volume_smaller_than_the_ct_knows_nothing_beyond(taxonomy, label
     expected = np.zeros((20, 30, 40), bool)
     expected[7:13, 5:10, 15:20] = True
     np.testing.assert_array_equal(mask(done, rules, "liver"), expected)
+
+
+def test_structures_like_a_pattern_become_one_class(taxonomy, label_map):
+    rules = compile_rules(label_map(structures={"liver": "liver", "tumor_*": "liver_tumor", "*": None}), taxonomy)
+    layers = {
+        "liver": labels(v1=box((5, 25), (5, 15), (5, 15))),
+        "tumor_1": labels(v1=box((6, 8), (6, 9), (6, 9))),
+        "tumor_2": labels(v1=box((24, 27), (6, 9), (6, 9))),
+        "table": labels(v1=box((0, 40), (0, 2), (0, 20))),
+    }
+    done = run(rules, *(SourceLabels(name, "mask", data, AFFINE) for name, data in layers.items()))
+    tumour = (layers["tumor_1"] | layers["tumor_2"]).T > 0
+    np.testing.assert_array_equal(mask(done, rules, "liver_tumor"), tumour)
+    np.testing.assert_array_equal(mask(done, rules, "liver"), tumour | (layers["liver"].T > 0))
+    assert set(taxonomy.members(done.available)) == {"liver", "liver_tumor"}
+
+
+def test_a_structure_like_no_pattern_is_named(taxonomy, label_map):
+    rules = compile_rules(label_map(structures={"tumor_*": "liver_tumor"}), taxonomy)
+    with pytest.raises(LabelError, match=r"'mass'.*It has: tumor_\*"):
+        run(rules, SourceLabels("mass", "mask", labels(v1=LEFT), AFFINE))
+
+
+@pytest.mark.parametrize("smaller", [False, True])
+def test_a_pattern_knows_its_classes_where_the_volume_is_smaller(taxonomy, label_map, smaller):
+    rules = compile_rules(label_map(structures={"tumor_*": "liver_tumor", "liver": "liver"}), taxonomy)
+    data = labels(v1=LEFT)[:, :, :10]
+    done = run(rules, SourceLabels("tumor_9", "mask", data, AFFINE, whole=not smaller))
+    outside = np.zeros((20, 30, 40), bool)
+    outside[10:] = smaller
+    np.testing.assert_array_equal(unknown(done, rules, "liver_tumor"), outside)
+    assert not unknown(done, rules, "liver").any()
+
+
+def test_where_only_the_drawn_is_available_absent_classes_are_not(taxonomy, label_map):
+    values = {1: "liver", 2: "cyst_left/right", 3: "aorta", 4: "kidney_left/right", 9: "unknown"}
+    rules = compile_rules(label_map(values={"seg": values}, available="drawn"), taxonomy)
+    data = labels(v1=box((15, 25), (8, 14), (5, 15)), v4=LEFT)
+    data[RIGHT], data[5:8, 9:12, 6:9] = 4, 2
+    data[30:33, 8:14, 5:8] = 9
+    done = run(rules, SourceLabels("seg", "values", data, AFFINE))
+    assert taxonomy.members(done.available) == ("liver", "kidney_left", "kidney_right", "cyst_left")
+    np.testing.assert_array_equal(mask(done, rules, "cyst_left"), data.T == 2)
+    for name in ("liver", "cyst_left"):
+        np.testing.assert_array_equal(unknown(done, rules, name), data.T == 9)
+    assert not unknown(done, rules, "aorta").any()
+
+
+def test_a_label_with_nothing_drawn_makes_nothing_available(taxonomy, label_map):
+    rules = compile_rules(label_map(values={"seg": {1: "liver"}}, available="drawn"), taxonomy)
+    done = run(rules, SourceLabels("seg", "values", labels(), AFFINE))
+    assert done.available == 0
+
+
+class TestAnnotatedSlices:
+    def done(self, rules, slices, *layers, case="case"):
+        grid = canonical_grid(SHAPE, AFFINE, 1.5)
+        return reconcile(layers, rules, case, ct=body(), grid=grid, slices=slices)
+
+    def test_outside_them_every_class_is_unknown(self, taxonomy, label_map):
+        rules = compile_rules(label_map(values={"seg": {1: "liver", 2: "aorta"}}), taxonomy)
+        layer = SourceLabels("seg", "values", labels(v1=LEFT), AFFINE)
+        outside = np.ones((20, 30, 40), bool)
+        outside[4:16] = False
+        done = self.done(rules, (4, 16), layer)
+        for name in ("liver", "aorta"):
+            np.testing.assert_array_equal(unknown(done, rules, name), outside)
+        assert not unknown(self.done(rules, None, layer), rules, "liver").any()
+
+    def test_they_count_along_the_third_stored_axis_whichever_way_it_runs(self, taxonomy, label_map):
+        rules = compile_rules(label_map(values={"seg": {1: "liver"}}), taxonomy)
+        down = AFFINE @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 19], [0, 0, 0, 1]])
+        layer = SourceLabels("seg", "values", labels(v1=LEFT)[:, :, ::-1], down)
+        outside = np.ones((20, 30, 40), bool)
+        outside[20 - 16 : 20 - 6] = False  # slices 6 to 15 from the top
+        np.testing.assert_array_equal(unknown(self.done(rules, (6, 16), layer), rules, "liver"), outside)
+
+    def test_a_box_of_the_label_map_holds_as_well(self, taxonomy, label_map):
+        exception = {"case": {"reason": "cropping table", "box": [[2, 30], [0, 30], [0, 20]]}}
+        rules = compile_rules(label_map(values={"seg": {1: "liver"}}, cases=exception), taxonomy)
+        inside = np.zeros((20, 30, 40), bool)
+        inside[4:16, :, 2:30] = True
+        done = self.done(rules, (4, 16), SourceLabels("seg", "values", labels(v1=LEFT), AFFINE))
+        np.testing.assert_array_equal(unknown(done, rules, "liver"), ~inside)
+
+    @pytest.mark.parametrize("slices", [(4, 21), (5, 5), (16, 4), (-1, 4)])
+    def test_a_table_of_another_volume_is_refused(self, taxonomy, label_map, slices):
+        rules = compile_rules(label_map(values={"seg": {1: "liver"}}), taxonomy)
+        with pytest.raises(LabelError, match=r"'seg' has 20 slices; .*One of the two is another version"):
+            self.done(rules, slices, SourceLabels("seg", "values", labels(v1=LEFT), AFFINE))

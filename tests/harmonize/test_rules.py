@@ -63,3 +63,65 @@ def test_values_without_a_class(taxonomy, label_map, value):
     expected = 1 << rules.unknown_bit if value else 0
     assert rules.values["seg"][9] == expected
     assert names(rules, rules.available(["seg"], "x")) == {"liver"}
+
+
+class TestNamesOfStructures:
+    @pytest.fixture
+    def rules(self, taxonomy, label_map):
+        structures = {"tumor*": "liver_tumor", "tumor_k*": "kidney_tumor", "tumor_x": None, "*": None, "liver": "liver"}
+        return compile_rules(label_map(structures=structures), taxonomy)
+
+    @pytest.mark.parametrize(
+        ("layer", "entry"),
+        [
+            ("tumor", "tumor*"),
+            ("tumor_12", "tumor*"),
+            ("tumor_kidney", "tumor_k*"),
+            ("tumor_x", "tumor_x"),
+            ("tumor_x2", "tumor*"),
+            ("Tumor", "*"),
+            ("liver", "liver"),
+            ("liver\nx", "*"),
+        ],
+    )
+    def test_the_exact_name_wins_then_the_longest_pattern(self, rules, layer, entry):
+        assert rules.entry(layer) == entry
+
+    def test_only_the_star_is_special(self, taxonomy, label_map):
+        rules = compile_rules(label_map(structures={"a.c": "liver", "[xy]*": "aorta"}), taxonomy)
+        assert [rules.entry(name) for name in ("abc", "xz", "[xy]z")] == [None, None, "[xy]*"]
+
+    def test_a_pattern_is_there_if_one_file_is_like_it(self, rules):
+        assert names(rules, rules.available(["tumor_1", "tumor_2", "tumor_x"], "c")) == {"liver_tumor"}
+        assert names(rules, rules.available(["tumor_k", "liver"], "c")) == {"kidney_tumor", "liver"}
+        assert names(rules, rules.available(["something"], "c")) == set()
+
+
+class TestOptional:
+    def test_a_class_does_not_need_what_is_optional(self, taxonomy, label_map):
+        structures = {"mass": "liver_tumor", "necrosis": "liver_tumor", "liver": "liver"}
+        rules = compile_rules(label_map(structures=structures, optional=["necrosis"]), taxonomy)
+        assert names(rules, rules.available(["mass"], "c")) == {"liver_tumor"}
+        assert names(rules, rules.available(["necrosis", "liver"], "c")) == {"liver"}
+
+    def test_of_several_spellings_any_will_do(self, taxonomy, label_map):
+        structures = {"Lt": "cyst_left", "Left": "cyst_left", "liver": "liver"}
+        rules = compile_rules(label_map(structures=structures, optional=["Lt", "Left"]), taxonomy)
+        for present in (["Lt"], ["Left"], ["Lt", "Left"]):
+            assert names(rules, rules.available(present, "c")) == {"cyst_left"}
+        assert names(rules, rules.available(["liver"], "c")) == {"liver"}
+
+    def test_label_files_that_are_alternatives(self, taxonomy, label_map):
+        values = {
+            "new": {1: "liver", 2: "kidney_left", 3: "kidney_right"},
+            "old": {1: "liver", 2: "kidney_left/right", 3: "aorta"},
+        }
+        rules = compile_rules(label_map(values=values, optional=["new", "old"]), taxonomy)
+        assert names(rules, rules.available(["new"], "c")) == {"liver", "kidney_left", "kidney_right"}
+        assert names(rules, rules.available(["old"], "c")) == {"liver", "kidney_left", "kidney_right", "aorta"}
+        assert names(rules, rules.available([], "c")) == set()
+
+    def test_without_it_a_class_of_two_files_needs_both(self, taxonomy, label_map):
+        rules = compile_rules(label_map(values={"a": {1: "liver"}, "b": {1: "liver"}}), taxonomy)
+        assert names(rules, rules.available(["a"], "c")) == set()
+        assert names(rules, rules.available(["a", "b"], "c")) == {"liver"}

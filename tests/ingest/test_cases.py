@@ -5,8 +5,9 @@ import json
 import pytest
 
 from atlas.errors import ScanError
-from atlas.ingest.cases import find_cases
+from atlas.ingest.cases import case_of, find_cases, located
 from atlas.spec import Manifest
+from atlas.spec.files import Layout
 
 
 def manifest(**layout):
@@ -111,3 +112,99 @@ def test_a_strange_index(tmp_path, content):
     (tmp_path / "dataset.json").write_text(content, encoding="latin-1")
     with pytest.raises(ScanError, match=r"not a dataset\.json"):
         find_cases(manifest(index="dataset.json"), tmp_path)
+
+
+FOLDERS = {
+    "case": r"\d+",
+    "image": "CT/{case}/DICOM/",
+    "labels": {"seg": "CT/{case}/Ground/"},
+    "masks": "CT/{case}/MASKS/{structure}/",
+}
+
+
+def test_folders_of_slices(tmp_path):
+    touch(
+        tmp_path,
+        "CT/1/DICOM/i1",
+        "CT/1/DICOM/i2",
+        "CT/1/Ground/1.png",
+        "CT/1/MASKS/liver/1",
+        "CT/1/MASKS/spleen/1",
+        "CT/2/DICOM/.DS_Store",  # nothing that counts
+        "CT/2/DICOM/i1.part",
+        "CT/2/DICOM/deeper/i1",
+        "CT/2/Ground/1.png",
+        "__MACOSX/CT/3/DICOM/i1",
+        ".part/CT/3/DICOM/i1",
+        "MR/1/DICOM/i1",
+    )
+    one, two = find_cases(manifest(**FOLDERS), tmp_path)
+    assert (one.source_case, one.image, one.labels, one.problem) == ("1", "CT/1/DICOM/", {"seg": "CT/1/Ground/"}, None)
+    assert one.masks == {"liver": "CT/1/MASKS/liver/", "spleen": "CT/1/MASKS/spleen/"}
+    assert one.paths() == ["CT/1/DICOM/", "CT/1/Ground/", "CT/1/MASKS/liver/", "CT/1/MASKS/spleen/"]
+    assert two.problem == "no CT: expected CT/{case}/DICOM/"
+
+
+def test_unfinished_downloads_are_not_there(tmp_path):
+    touch(tmp_path, "ct/a.nii.gz", "seg/a.nii.gz.part", "ct/b.nii.gz", "seg/b.nii.gz")
+    a, _ = find_cases(manifest(), tmp_path)
+    assert a.problem == "no label file 'seg': expected seg/{case}.nii.gz"
+    loose = manifest(image="ct/{case}.*", labels={"seg": "seg/{case}.*"})
+    assert find_cases(loose, tmp_path)[0].problem == "no label file 'seg': expected seg/{case}.*"
+
+
+STUDY = {"case": r"P\d", "image": (), "labels": {}, "study": "**/{case}/"}
+
+
+def test_a_study_is_one_place(tmp_path):
+    touch(tmp_path, "data/P1/P2/ct/i1", "data/P1/seg/P3.dcm", "data/P4/a/b/c/i1", "data/P5/.hidden", "data/README")
+    found = find_cases(manifest(**STUDY), tmp_path)
+    assert [(case.source_case, case.study, case.problem) for case in found] == [
+        ("P1", "data/P1/", None),
+        ("P4", "data/P4/", None),
+    ]
+    assert found[0].paths() == ["data/P1/"]
+
+
+def test_two_studies_of_one_case(tmp_path):
+    touch(tmp_path, "a/P1/i1", "b/P1/i1")
+    (case,) = find_cases(manifest(**STUDY), tmp_path)
+    assert case.problem == "two folders for one: a/P1/ and b/P1/; keep one of them"
+
+
+SHARED = {"case": r"\d+", "image_of": "other", "image": "**/PANCREAS_{case}/**/", "labels": {"seg": "label{case}.nii"}}
+
+
+def test_the_ct_of_another_dataset(tmp_path):
+    touch(tmp_path / "toy", "label01.nii", "label02.nii", "PANCREAS_01/s/i1")
+    touch(tmp_path / "other", "x/PANCREAS_01/st/se/i1", "x/PANCREAS_03/st/se/i1", "label03.nii")
+    one, two = find_cases(manifest(**SHARED), tmp_path / "toy")
+    assert (one.image, one.problem) == ("../other/x/PANCREAS_01/st/se/", None)
+    assert two.problem == "no CT: expected **/PANCREAS_{case}/**/ in the folder of other, beside this one"
+    assert located(tmp_path / "toy", one.image) == tmp_path / "other/x/PANCREAS_01/st/se"
+    assert located(tmp_path / "toy", one.labels["seg"]) == tmp_path / "toy/label01.nii"
+
+
+def test_the_other_dataset_is_not_there(tmp_path):
+    touch(tmp_path / "toy", "label01.nii")
+    (case,) = find_cases(manifest(**SHARED), tmp_path / "toy")
+    assert "in the folder of other" in case.problem
+    (tmp_path / "toy/label01.nii").unlink()
+    with pytest.raises(ScanError, match=r"matches label\{case\}\.nii"):
+        find_cases(manifest(**SHARED), tmp_path / "toy")
+
+
+@pytest.mark.parametrize(
+    ("layout", "path", "case"),
+    [
+        (FOLDERS, "CT/7/DICOM/i1.dcm", "7"),
+        (FOLDERS, "CT/7/MASKS/liver/i1.dcm", "7"),
+        (FOLDERS, "CT/7/readme.txt", None),
+        (STUDY, "data/P1/series/P2/i1.dcm", "P1"),
+        (SHARED, "label01.nii", "01"),
+        ({"image": "{case}/ct.nii", "labels": {"seg": "{case}/seg.nii"}}, "a/seg.nii", "a"),
+        ({"image": "{case}/ct.nii", "labels": {"seg": "{case}/seg.nii"}}, "a/b/seg.nii", None),
+    ],
+)
+def test_the_case_of_a_file(layout, path, case):
+    assert case_of(Layout.model_validate(layout), path) == case

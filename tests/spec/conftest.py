@@ -41,6 +41,31 @@ TOTALSEGMENTATOR = [
 ]
 
 
+TOTALSEGMENTATOR_V1 = [
+    *words("""
+    spleen kidney_right kidney_left gallbladder liver stomach aorta inferior_vena_cava portal_vein_and_splenic_vein
+    pancreas adrenal_gland_right adrenal_gland_left lung_upper_lobe_left lung_lower_lobe_left lung_upper_lobe_right
+    lung_middle_lobe_right lung_lower_lobe_right
+    """),
+    *(f"vertebrae_L{i}" for i in range(5, 0, -1)),
+    *(f"vertebrae_T{i}" for i in range(12, 0, -1)),
+    *(f"vertebrae_C{i}" for i in range(7, 0, -1)),
+    *words("""
+    esophagus trachea heart_myocardium heart_atrium_left heart_ventricle_left heart_atrium_right heart_ventricle_right
+    pulmonary_artery brain iliac_artery_left iliac_artery_right iliac_vena_left iliac_vena_right small_bowel duodenum
+    colon
+    """),
+    *(f"rib_left_{i}" for i in range(1, 13)),
+    *(f"rib_right_{i}" for i in range(1, 13)),
+    *words("""
+    humerus_left humerus_right scapula_left scapula_right clavicula_left clavicula_right femur_left femur_right hip_left
+    hip_right sacrum face gluteus_maximus_left gluteus_maximus_right gluteus_medius_left gluteus_medius_right
+    gluteus_minimus_left gluteus_minimus_right autochthon_left autochthon_right iliopsoas_left iliopsoas_right
+    urinary_bladder
+    """),
+]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _only_what_is_shipped():
     """Whoever runs the tests may have datasets of their own."""
@@ -64,6 +89,12 @@ def universal():
 def totalsegmentator():
     """The 117 structures of TotalSegmentator v2, in the order of their values."""
     return TOTALSEGMENTATOR
+
+
+@pytest.fixture(scope="session")
+def totalsegmentator_v1():
+    """The 104 structures of TotalSegmentator v1, in the order of their values."""
+    return TOTALSEGMENTATOR_V1
 
 
 @pytest.fixture

@@ -7,12 +7,43 @@ import pytest
 from pydantic import ValidationError
 
 from atlas.errors import SpecError
+from atlas.harmonize.rules import compile_rules
 from atlas.spec import library
 from atlas.spec.label_map import LabelMap
 
 KITS = {1: "kidney_left/right", 2: "kidney_tumor", 3: "kidney_cyst kidney_cyst_left/right"}
 
+FLARE = {
+    1: "liver",
+    2: "kidney_right",
+    3: "spleen",
+    4: "pancreas",
+    5: "aorta",
+    6: "inferior_vena_cava",
+    7: "adrenal_gland_right",
+    8: "adrenal_gland_left",
+    9: "gallbladder",
+    10: "esophagus",
+    11: "stomach",
+    12: "duodenum",
+    13: "kidney_left",
+}
+
 VALUES = {
+    "pancreas_ct": {1: "pancreas"},
+    "chaos_ct": {1: "liver", 255: "liver"},
+    "flare22": FLARE,
+    "flare23": FLARE | {14: "unknown"},
+    "gibson_multiorgan_tcia": {
+        1: "spleen",
+        3: "kidney_left",
+        4: "gallbladder",
+        5: "esophagus",
+        6: "liver",
+        7: "stomach",
+        11: "pancreas",
+        14: "duodenum",
+    },
     "msd03_liver": {1: "liver", 2: "liver_tumor"},
     "msd06_lung": {1: "lung_tumor"},
     "msd07_pancreas": {1: "pancreas", 2: "pancreas_tumor"},
@@ -112,49 +143,86 @@ ABDOMENATLAS = {
     "rectum": "rectum",
 }
 
-# What the Universal Model supervises in each dataset: numbers of its 32 classes, from 1 (its TEMPLATE).
-TEMPLATE = {
-    "btcv": range(1, 15),
-    "lits": (6, 27),
-    "kits19": (2, 3, 26, 32),
-    "kits21": (2, 3, 26, 32),
-    "kits23": (2, 3, 26, 32),
-    "word": (6, 1, 3, 2, 7, 4, 5, 11, 14, 18, 19, 12, 13, 20, 21, 23, 24),
-    "abdomenct_1k": (6, 2, 3, 1, 11),
-    "amos22": (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 21, 22),
-    "ct_org": (6, 21, 16, 17, 2, 3),
-    "msd03_liver": (6, 27),
-    "msd06_lung": (30,),
-    "msd07_pancreas": (11, 28),
-    "msd08_hepaticvessel": (15, 29),
-    "msd09_spleen": (1,),
-    "msd10_colon": (31,),
-    "totalseg_v2": range(1, 18),
-    "abdomenatlas_11_mini": range(1, 26),
+PEDIATRIC = {
+    "Adrenal Left": "adrenal_gland_left",
+    "Lt Adrenal": "adrenal_gland_left",
+    "Adrenal Right": "adrenal_gland_right",
+    "Rt Adrenal": "adrenal_gland_right",
+    "Bladder": "urinary_bladder",
+    "Bones": "bone",
+    "Duodenum": "duodenum",
+    "Esophagus": "esophagus",
+    "Femoral Head Lef": "femur_head_left",
+    "Femoral Head Rig": "femur_head_right",
+    "Gall Bladder": "gallbladder",
+    "Heart": "heart",
+    "Kidney Left": "kidney_left",
+    "Kidney Right": "kidney_right",
+    "Large Intestine": "colon",
+    "Liver": "liver",
+    "Lung_L": "lung_left",
+    "Lung_R": "lung_right",
+    "Pancreas": "pancreas",
+    "Prostate": "prostate",
+    "Rectum": "rectum",
+    "Small Intestine": "small_bowel",
+    "Spleen": "spleen",
+    "Stomach": "stomach",
+    "UteroCervix": "uterus",
 }
 
-# Where atlas differs: the classes that it has not, those that it has beyond the row, and why.
-DIFFERENCES = {
-    # The Universal Model uses the labels of Gibson et al. on these scans, which add the duodenum.
-    "btcv": ({"duodenum"}, set()),
-    # Its row is for the labels of 2021; in 2019 cysts were labelled as kidney.
-    "kits19": ({"kidney_cyst"}, set()),
-    # It has no classes for cysts with a side; the side follows from the kidney.
-    "kits21": (set(), {"kidney_cyst_left", "kidney_cyst_right"}),
-    "kits23": (set(), {"kidney_cyst_left", "kidney_cyst_right"}),
-    # Value 15 is prostate or uterus; it calls both prostate.
-    "amos22": ({"prostate"}, {"prostate_or_uterus"}),
-    # It drops values 5 and 6 for want of a class.
-    "ct_org": (set(), {"bone", "brain"}),
-    # The dataset has no vessels of the liver (its row 1-17 says so, its output table does not). The rest is beyond
-    # its 32 classes, or not in its row, which is for evaluation only.
-    "totalseg_v2": (
-        {"hepatic_vessel"},
-        {"colon", "small_bowel", "urinary_bladder", "prostate", "kidney_cyst", "FURTHER"},
-    ),
-    # The labels behind the mask prostate do not tell prostate from uterus.
-    "abdomenatlas_11_mini": ({"prostate"}, {"prostate_or_uterus"}),
+# Structure by structure as a public script lists the folders of 3D-IRCADb-01; null where it means no class of ours.
+IRCADB = {
+    "artery": "artery",
+    "biliarysystem": "biliary_system",
+    "bladder": "urinary_bladder",
+    "bone": "bone",
+    "colon": "colon",
+    "duodenum": "duodenum",
+    "gallbladder": "gallbladder",
+    "heart": "heart",
+    "Hyperplasie": None,
+    "kidneys": "kidney_left/right",
+    "leftkidney": "kidney_left",
+    "rightkidney": "kidney_right",
+    "liver": "liver",
+    "livercyst": None,
+    "liverkyste": None,
+    "liverkyst": None,
+    "leftlung": "lung_left",
+    "lungs": "lung_left/right",
+    "rightlung": "lung_right",
+    "lymphNodes": None,
+    "metal": "metal",
+    "metastasectomie": None,
+    "pancreas": "pancreas",
+    "portalvein": "portal_vein",
+    "portalvein1": "portal_vein",
+    "sigmoid": None,
+    "skin": "skin",
+    "smallintestin": "small_bowel",
+    "spleen": "spleen",
+    "stomach": "stomach",
+    "stomachoesophage": None,
+    "Stones": "stones",
+    "surrenalgland": "adrenal_gland_left/right",
+    "leftsurrenalgland": "adrenal_gland_left",
+    "rightsurrenalgland": "adrenal_gland_right",
+    "rightsurrenalGland": "adrenal_gland_right",
+    "uterus": "uterus",
+    "venacava": "venous_system",
+    "venoussystem": "venous_system",
+    "tumor": None,
+    "livertumor": "liver_tumor",
+    "livertumors": "liver_tumor",
+    **{f"livertumor0{i}": "liver_tumor" for i in range(1, 8)},
+    "livertumor1": "liver_tumor",
+    "livertumor2": "liver_tumor",
+    "leftsurretumor": None,
+    "rightsurretumor": None,
 }
+
+DATASETS = library.names("manifests")
 
 
 shipped = cache(library.load_label_map)
@@ -175,13 +243,85 @@ def test_every_shipped_label_map_is_valid():
 
 
 def test_the_tables_here_cover_every_dataset():
-    assert {*VALUES, "totalseg_v2", "abdomenatlas_11_mini"} == set(TEMPLATE) == set(library.names("label_maps"))
+    masks = {"totalseg_v1", "totalseg_v2", "abdomenatlas_10_mini", "abdomenatlas_11_mini", "ircadb01"}
+    objects = {"hcc_tace_seg", "crlm", "pediatric_ct_seg"}
+    others = {"abdomenct_12organ", "gibson_multiorgan_btcv"}
+    assert {*VALUES, *masks, *objects, *others} == set(DATASETS)
 
 
 @pytest.mark.parametrize("dataset", VALUES)
 def test_values_mean_what_the_publisher_says(dataset):
     expected = {value: tuple(targets.split()) for value, targets in VALUES[dataset].items()}
     assert shipped(dataset).values == {"segmentation": expected}
+
+
+def test_the_labels_of_gibson_on_btcv_are_those_of_btcv_and_the_duodenum():
+    expected = {**shipped("btcv").values["segmentation"], 14: ("duodenum",)}
+    assert shipped("gibson_multiorgan_btcv").values == {"segmentation": expected}
+
+
+def test_two_releases_of_12organ_keep_their_own_tables():
+    label_map = shipped("abdomenct_12organ")
+    assert label_map.values["flare22"] == {value: (name,) for value, name in FLARE.items()}
+    assert label_map.values["organ12"] == {
+        1: ("liver",),
+        2: ("kidney_left/right",),
+        3: ("spleen",),
+        4: ("pancreas",),
+        5: ("aorta",),
+        6: ("inferior_vena_cava",),
+        7: ("stomach",),
+        8: ("gallbladder",),
+        9: ("esophagus",),
+        10: ("adrenal_gland_right",),
+        11: ("adrenal_gland_left",),
+        12: ("celiac_trunk",),
+    }
+    assert set(label_map.optional) == set(label_map.values)
+    assert library.load_manifest("abdomenct_12organ").layout.alternatives
+
+
+def test_segments_and_contours_by_name():
+    assert shipped("hcc_tace_seg").structures == {
+        "Liver": ("liver",),
+        "Mass": ("liver_tumor",),
+        "Necrosis": ("liver_tumor",),
+        "Portal vein": ("portal_vein",),
+        "Abdominal aorta": ("aorta",),
+    }
+    assert {k: v for k, v in shipped("crlm").structures.items() if v} == {
+        "Liver": ("liver",),
+        "Portal": ("portal_vein",),
+        "Tumor_*": ("liver_tumor",),
+    }
+    assert {"Liver Remnant", "Hepatic"} <= set(shipped("crlm").structures)
+    pediatric = shipped("pediatric_ct_seg").structures
+    assert {k: v[0] for k, v in pediatric.items() if v} == PEDIATRIC
+    nothing = {"Breast Left", "Breast Right", "Gonads", "Skin", "Spinal Canal", "Thymus"}
+    assert {k for k, v in pediatric.items() if not v} == {*nothing, "*"}
+    assert len({*PEDIATRIC, *nothing} - {"Lt Adrenal", "Rt Adrenal"}) == 29
+
+
+def test_every_folder_of_ircadb_is_explained(taxonomy):
+    label_map = shipped("ircadb01")
+    rules = compile_rules(label_map, taxonomy)
+    assert {f: (label_map.structures[rules.entry(f)] or (None,))[0] for f in IRCADB} == IRCADB
+    assert rules.entry("livertumour2") == "livertumour*"
+    assert rules.entry("hepatictumor") is None
+
+
+def test_all_structures_of_the_first_totalsegmentator_are_mapped_to_themselves(totalsegmentator_v1):
+    structures = shipped("totalseg_v1").structures
+    assert list(structures) == totalsegmentator_v1
+    assert len(structures) == 104
+    merged = {name: targets for name, targets in structures.items() if targets != (name,)}
+    assert merged == {
+        "lung_upper_lobe_left": ("lung_upper_lobe_left", "lung_left"),
+        "lung_lower_lobe_left": ("lung_lower_lobe_left", "lung_left"),
+        "lung_upper_lobe_right": ("lung_upper_lobe_right", "lung_right"),
+        "lung_middle_lobe_right": ("lung_middle_lobe_right", "lung_right"),
+        "lung_lower_lobe_right": ("lung_lower_lobe_right", "lung_right"),
+    }
 
 
 def test_all_structures_of_totalsegmentator_are_mapped_to_themselves(totalsegmentator):
@@ -199,6 +339,22 @@ def test_all_structures_of_totalsegmentator_are_mapped_to_themselves(totalsegmen
     }
 
 
+def test_the_9_masks_of_abdomenatlas_are_mapped_as_in_the_later_release():
+    structures = shipped("abdomenatlas_10_mini").structures
+    nine = (
+        "aorta",
+        "gall_bladder",
+        "kidney_left",
+        "kidney_right",
+        "liver",
+        "pancreas",
+        "postcava",
+        "spleen",
+        "stomach",
+    )
+    assert {name: targets[0] for name, targets in structures.items()} == {name: ABDOMENATLAS[name] for name in nine}
+
+
 def test_the_25_masks_of_abdomenatlas_are_mapped_and_its_predicted_lesions_are_not():
     structures = shipped("abdomenatlas_11_mini").structures
     assert {name: targets[0] for name, targets in structures.items() if targets} == ABDOMENATLAS
@@ -206,19 +362,6 @@ def test_the_25_masks_of_abdomenatlas_are_mapped_and_its_predicted_lesions_are_n
         *("colon_tumor", "hepatic_vessel_tumor", "kidney_cyst", "kidney_tumor", "liver_tumor", "lung_tumor"),
         "pancreas_tumor",
     }
-
-
-@pytest.mark.parametrize("dataset", TEMPLATE)
-def test_annotated_classes_are_those_of_the_universal_model_but_for_the_listed_differences(
-    dataset, taxonomy, universal
-):
-    row = {universal[number - 1] for number in TEMPLATE[dataset]}
-    fewer, more = DIFFERENCES.get(dataset, (set(), set()))
-    if "FURTHER" in more:
-        more = (more - {"FURTHER"}) | {c.name for c in taxonomy.classes if 32 <= c.bit < 131}
-    ours = annotated(shipped(dataset), taxonomy)
-    assert row - ours == fewer
-    assert ours - row == more
 
 
 @pytest.mark.parametrize(
@@ -232,6 +375,9 @@ def test_annotated_classes_are_those_of_the_universal_model_but_for_the_listed_d
         ("ct_org", "bone", "pseudo"),
         ("totalseg_v2", "liver", "revised"),
         ("abdomenatlas_11_mini", "liver", "pseudo"),
+        ("abdomenatlas_10_mini", "liver", "pseudo"),
+        ("totalseg_v1", "liver", "revised"),
+        ("ircadb01", "liver", "manual"),
     ],
 )
 def test_provenance(dataset, target, kind):
@@ -240,7 +386,7 @@ def test_provenance(dataset, target, kind):
     assert label_map.provenance_of.get(target, label_map.provenance).kind == kind
 
 
-@pytest.mark.parametrize("dataset", TEMPLATE)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_what_is_said_of_classes_is_said_of_annotated_ones(dataset, taxonomy):
     label_map = shipped(dataset)
     ours = annotated(label_map, taxonomy)
@@ -250,7 +396,7 @@ def test_what_is_said_of_classes_is_said_of_annotated_ones(dataset, taxonomy):
         assert set(exception.unavailable) <= ours
 
 
-@pytest.mark.parametrize("dataset", TEMPLATE)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_cases_with_exceptions_match_the_layout_and_say_where_it_was_reported(dataset):
     pattern = library.load_manifest(dataset).layout.case
     for case, exception in shipped(dataset).cases.items():
@@ -274,11 +420,22 @@ def test_label_errors_of_totalsegmentator(totalsegmentator):
     }
 
 
-def test_sparse_vessels_are_unknown_nearby():
-    partial = {
-        dataset: shipped(dataset).unknown.near_partial for dataset in TEMPLATE if shipped(dataset).unknown.near_partial
+def test_what_is_unknown_where():
+    said = {dataset: shipped(dataset).unknown for dataset in DATASETS}
+    assert {dataset: u.near_partial for dataset, u in said.items() if u.near_partial} == {
+        "msd08_hepaticvessel": {"hepatic_vessel": 20.0},
+        "crlm": {"portal_vein": 20.0},
+        "hcc_tace_seg": {"portal_vein": 20.0},
     }
-    assert partial == {"msd08_hepaticvessel": {"hepatic_vessel": 20.0}}
+    flare = ("aorta", "inferior_vena_cava", "esophagus")
+    assert {dataset: u.beyond_labelled_slices for dataset, u in said.items() if u.beyond_labelled_slices} == {
+        **dict.fromkeys(("abdomenct_12organ", "flare22", "flare23"), flare),
+        "hcc_tace_seg": ("aorta",),
+    }
+
+
+def test_where_only_what_is_drawn_is_available():
+    assert {dataset for dataset in DATASETS if shipped(dataset).available == "drawn"} == {"flare23", "ircadb01"}
 
 
 class TestModel:
@@ -349,7 +506,11 @@ layout:
                 r"values are given for the label files \['organ'\], the manifest has \['organs'\]",
             ),
             ("values: {}", r"the manifest has \['organs'\]"),
-            ("values: {organs: {1: liver}}\nstructures: {liver: liver}", r"structures .* and masks .* come together"),
+            (
+                "values: {organs: {1: liver}}\nstructures: {liver: liver}",
+                r"structures .* and masks or study .* come together",
+            ),
+            ("values: {organs: {1: liver}}\noptional: [organ]", r"optional names .* neither .*: organ"),
             ("values: {organs: {1: [unknown, liver]}}", r"means 'unknown' or classes, not both"),
             ("values: {organs: {1: liver}}\nprovenance_of: {lever: {kind: pseudo}}", r"'lever' is not a class"),
             ("values: {organs: {1: liver}}\nunknown: {near_partial: {lever: 3.0}}", r"'lever' is not a class"),

@@ -110,7 +110,7 @@ class TestNotFound:
         ("load", "name", "says"),
         [
             (library.load_manifest, "kits24", r"no dataset is called 'kits24'; did you mean kits2"),
-            (library.load_manifest, "qqqq", r"no dataset is called 'qqqq'; there are: abdomenatlas_11_mini, "),
+            (library.load_manifest, "qqqq", r"no dataset is called 'qqqq'; there are: abdomenatlas_10_mini, "),
             (library.load_label_map, "msd09_splen", r"no label map is called .*did you mean msd09_spleen"),
             (library.load_recipe, "abdomn", r"no recipe is called 'abdomn'; did you mean abdomen"),
         ],

@@ -50,7 +50,7 @@ class TestRefused:
             ("datasets: [lits]\nsplits: {train: 0.9}", r"train, val and test must add up to 1"),
             ("datasets: [lits]\nsplits: {train: 1.1, val: -0.1, test: 0.0}", r"splits\.train: "),
             ("datasets: [lits, kits24]", r"no dataset is called 'kits24'; did you mean kits2\d or kits2\d"),
-            ("datasets: [lits, qqqq]", r"no dataset is called 'qqqq'; there are: abdomenatlas_11_mini, .*word"),
+            ("datasets: [lits, qqqq]", r"no dataset is called 'qqqq'; there are: abdomenatlas_10_mini, .*word"),
         ],
     )
     def test_with_file_and_valid_choices(self, tmp_path, text, says):

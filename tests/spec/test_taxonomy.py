@@ -41,10 +41,15 @@ class TestShipped:
         assert list(taxonomy.names[32 : 32 + 99]) == further
 
     def test_then_come_amos_ct_org_and_ircadb(self, taxonomy):
-        assert taxonomy.names[131:] == (
+        assert taxonomy.names[131:141] == (
             *("prostate_or_uterus", "bone", "skin", "portal_vein", "venous_system", "artery", "biliary_system"),
             *("metal", "stones", "uterus"),
         )
+
+    def test_then_come_the_structures_that_only_the_first_totalsegmentator_has(self, taxonomy, totalsegmentator_v1):
+        further = tuple(name for name in totalsegmentator_v1 if name not in taxonomy.names[:141])
+        assert taxonomy.names[141:] == further
+        assert len(further) == 7
 
     def test_mirrors_are_symmetric(self, taxonomy):
         sides = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
@@ -100,6 +105,8 @@ class TestShipped:
         assert {c.name for c in taxonomy.classes if c.snomed is None} == {
             *("femur_head_left", "femur_head_right", "celiac_trunk", "prostate_or_uterus", "bone", "skin"),
             *("portal_vein", "venous_system", "artery", "biliary_system", "metal", "stones", "uterus"),
+            *("heart_myocardium", "heart_atrium_left", "heart_atrium_right", "heart_ventricle_left"),
+            *("heart_ventricle_right", "pulmonary_artery", "face"),
         }
 
     def test_snomed_by_analogy_is_unverified(self, taxonomy):
@@ -177,6 +184,8 @@ class TestShipped:
             ("prostate", {"prostate_or_uterus"}),
             ("uterus", {"prostate_or_uterus"}),
             ("atrial_appendage_left", {"heart"}),
+            ("heart_myocardium", {"heart"}),
+            ("heart_ventricle_right", {"heart"}),
             # of similar names, but no part of each other
             ("rectum", set()),
             ("duodenum", set()),
@@ -186,6 +195,8 @@ class TestShipped:
             ("inferior_vena_cava", set()),
             ("celiac_trunk", set()),
             ("costal_cartilages", set()),
+            ("pulmonary_artery", set()),
+            ("face", set()),
         ],
     )
     def test_what_is_part_of_what(self, taxonomy, part, wholes):
@@ -292,5 +303,5 @@ class TestRefused:
             taxonomy.target_bits("atrial_appendage_left/right")
 
     def test_something_far_off_lists_the_classes(self, taxonomy):
-        with pytest.raises(SpecError, match=r"valid are: spleen, kidney_right, .*uterus"):
+        with pytest.raises(SpecError, match=r"valid are: spleen, kidney_right, .*uterus, .*face"):
             taxonomy.bit("qqqq")

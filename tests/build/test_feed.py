@@ -1,0 +1,64 @@
+"""Which cases may be built while others are still being fetched."""
+
+import pytest
+
+from atlas.build.feed import complete
+from atlas.build.fetching import Parcel
+from atlas.fetch.download import Download, Unpacking
+from atlas.ingest.cases import CaseFiles
+from atlas.spec.files import Layout
+
+PAIRS = Layout(case=r"c\d+", image="ct/{case}.nii.gz", labels={"s": "seg/{case}.nii.gz"})
+MASKS = Layout(case=r"c\d+", image="{case}/ct.nii.gz", masks="{case}/masks/{structure}.nii.gz")
+SERIES = Layout(case=r"c\d+", image="{case}/*/", labels={"s": "seg/{case}.nii.gz"})
+STUDY = Layout(case=r"c\d+", study="all/{case}/")
+
+
+def pair(name):
+    return CaseFiles(name, image=f"ct/{name}.nii.gz", labels={"s": f"seg/{name}.nii.gz"})
+
+
+def parcel(*targets, archive=False, whole=False, group=""):
+    unpacking = Unpacking() if archive else None
+    return Parcel(
+        "toy",
+        tuple(Download("toy", f"https://x/{t}", t, archive=unpacking, whole_cases=whole, group=group) for t in targets),
+    )
+
+
+def names(cases):
+    return [case.source_case for case in cases]
+
+
+def test_everything_is_handed_out_at_the_end_faults_included():
+    broken = CaseFiles("c2", problem="no CT")
+    assert names(complete([pair("c1"), broken], PAIRS, ())) == ["c1", "c2"]
+
+
+def test_a_pair_is_complete_with_its_second_file():
+    cases = [pair("c1"), CaseFiles("c2", image="ct/c2.nii.gz", problem="no label file")]
+    assert names(complete(cases, PAIRS, {parcel("labels.zip", archive=True)})) == ["c1"]
+
+
+@pytest.mark.parametrize("layout", [MASKS, SERIES, STUDY])
+def test_no_folder_is_complete_before_the_archives_are_in(layout):
+    assert complete([pair("c1")], layout, {parcel("more.zip", archive=True)}) == []
+
+
+@pytest.mark.parametrize("layout", [MASKS, SERIES, STUDY])
+def test_unless_the_archives_hold_whole_cases(layout):
+    assert names(complete([pair("c1")], layout, {parcel("more.zip", archive=True, whole=True)})) == ["c1"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "target", "group"),
+    [
+        (MASKS, "c1/masks/liver.nii.gz", ""),
+        (SERIES, "c1/1.2.3/0001.dcm", "c1/1.2.3/"),
+        (SERIES, "seg/c1.nii.gz", ""),
+        (STUDY, "all/c1/1.2/SEG_3/0001.dcm", "all/c1/1.2/SEG_3/"),
+    ],
+)
+def test_a_case_waits_for_its_own_files_only(layout, target, group):
+    cases = [pair("c1"), pair("c2")]
+    assert names(complete(cases, layout, {parcel(target, group=group)})) == ["c2"]
