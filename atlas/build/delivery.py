@@ -91,7 +91,9 @@ class Delivery:
         if not self.parcels:
             return []
         with cluster(0, None) as client, self.running(client, listener) as coming:
-            return [self.arrived(future) for future in as_completed(coming)]
+            queue = as_completed(coming)
+            coming.clear()  # whoever holds a future keeps its result on the worker, which is closed first
+            return [self.arrived(future) for future in queue]
 
     def pending(self, manifest: Manifest) -> set[Parcel]:
         """What is on its way for a dataset, its borrowed CT included."""

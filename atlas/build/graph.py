@@ -52,6 +52,7 @@ def outcomes(
     tasks: dict[Future, tuple[CaseFiles, Context]] = {}
     with delivery.running(client, listener) as coming:
         queue = as_completed(coming)
+        coming.clear()  # whoever holds a future keeps its result on the worker that fetched, which is closed first
         # a task and not scattered data: when the worker that holds it dies, it is made again
         shared = [client.submit(_same, feed.context, pure=False, resources={CASE: 1}) for feed in feeds]
 

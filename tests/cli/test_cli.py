@@ -113,7 +113,17 @@ def test_build_again_changes_nothing_and_quarantine_is_status_3(demo, tmp_path):
     sources = tmp_path / "sources"
     shutil.copytree(demo[0] / "sources", sources)
     shutil.copytree(demo[0] / "corpus.zarr", tmp_path / "corpus.zarr")
-    arguments = ("build", "demo", "--sources", sources, "--out", tmp_path / "corpus.zarr", "--workers", "1")
+    arguments = (
+        "build",
+        "demo",
+        "--sources",
+        sources,
+        "--out",
+        tmp_path / "corpus.zarr",
+        "--workers",
+        "1",
+        "--offline",
+    )
     done = atlas(*arguments)
     assert done.returncode == 0
     assert "0 built, 15 unchanged" in text(done)
@@ -139,7 +149,7 @@ def test_datasets(demo):
     ("arguments", "status", "message"),
     [
         (["build", "no_such_recipe", "--sources", ".", "--out", "x"], 1, "no recipe is called"),
-        (["build", "demo", "--sources", "nowhere", "--out", "{tmp}/x"], 1, "no folder"),
+        (["build", "demo", "--sources", "nowhere", "--out", "{tmp}/x", "--offline"], 1, "no folder"),
         (["build", "demo", "--sources", ".", "--out", "x", "--only", "kits19"], 1, "not in the recipe demo"),
         (["build", "demo"], 2, "Missing option"),
         (["build", "demo", "--sources", ".", "--out", "x", "--workers", "0"], 2, "workers"),
@@ -168,5 +178,5 @@ def test_version_and_help():
     import atlas as package
 
     assert text(atlas("--version")).strip() == package.__version__
-    for command in ("demo", "datasets", "build", "coverage", "query", "verify"):
+    for command in ("demo", "datasets", "fetch", "build", "coverage", "query", "verify"):
         assert atlas(command, "--help").returncode == 0
