@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from atlas.errors import FetchError
-from atlas.fetch import answers
-from atlas.fetch.bodies import Copy, Web
-from atlas.fetch.client import asked, shown
-from atlas.fetch.fill import fill
-from atlas.fetch.part import Part, locked
 from atlas.fetch.places import place
 from atlas.fetch.records import Record, confirmed, record, verify, write_record
-from atlas.fetch.retry import Patience, Transient, policy
+from atlas.fetch.transport import answers
+from atlas.fetch.transport.bodies import Copy, Web
+from atlas.fetch.transport.client import asked, shown
+from atlas.fetch.transport.fill import fill
+from atlas.fetch.transport.part import Part, locked
+from atlas.fetch.transport.retry import Patience, Transient, policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from atlas.fetch.bodies import Supply
     from atlas.fetch.download import Download, Progress
+    from atlas.fetch.transport.bodies import Supply
 
 _ANSWER = 64 * 2**20
 """Bytes that a small answer may have."""

@@ -11,20 +11,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from atlas.errors import FetchError
-from atlas.fetch.archive import opened
-from atlas.fetch.members import Budget, Selection, refusal
+from atlas.fetch.archives.archive import opened
+from atlas.fetch.archives.members import Budget, Selection, refusal
+from atlas.fetch.archives.staging import Comparing, Staging
 from atlas.fetch.patterns import matcher
 from atlas.fetch.places import place
 from atlas.fetch.records import Record, confirmed, record, verify, write_record
-from atlas.fetch.staging import Comparing, Staging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from atlas.fetch.archive import Archive, Sink
+    from atlas.fetch.archives.archive import Archive, Sink
+    from atlas.fetch.archives.members import Member
     from atlas.fetch.download import Download, Progress, Unpacking
-    from atlas.fetch.members import Member
 
 MAX_DEPTH = 3
 """How deep archives may lie within archives; an archive can hold itself."""

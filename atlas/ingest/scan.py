@@ -9,10 +9,10 @@ from nibabel.orientations import inv_ornt_aff, io_orientation, ornt_transform
 
 from atlas.errors import GeometryError, ScanError
 from atlas.ingest.cases import located
-from atlas.ingest.dicom import only_series
+from atlas.ingest.dicom.series import only_series
+from atlas.ingest.dicom.study import read_study
 from atlas.ingest.folders import slices_in
 from atlas.ingest.stacks import read_stack
-from atlas.ingest.study import read_study
 from atlas.ingest.volume import Volume, read_ct, read_labels
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from atlas.ingest.cases import CaseFiles
-    from atlas.ingest.dicom import Series
+    from atlas.ingest.dicom.series import Series
     from atlas.spec.files import Layout
 
 SAME_PLACE = 0.1

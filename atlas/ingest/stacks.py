@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from atlas.errors import GeometryError, LabelError, ScanError
-from atlas.ingest.dicom_header import read_header
-from atlas.ingest.dicom_pixels import stored_values
+from atlas.ingest.dicom.header import read_header
+from atlas.ingest.dicom.pixels import stored_values
 from atlas.ingest.folders import natural, slices_in
 from atlas.ingest.values import MOST_LABEL
 from atlas.ingest.volume import Volume
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from atlas.ingest.dicom import Series
-    from atlas.ingest.dicom_header import Header
+    from atlas.ingest.dicom.header import Header
+    from atlas.ingest.dicom.series import Series
 
 ON_GRID = 0.1
 """Pixels by which the corner of a label slice may miss that of a CT slice: rounding of header texts."""

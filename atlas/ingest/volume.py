@@ -95,10 +95,11 @@ def _read(path: Path, source: AffineSource | None, decode: "Callable[[Stored], N
 
 
 def _read_folder(folder: Path) -> Volume:
-    from atlas.ingest import dicom, folders  # they make volumes, so they import this module
+    from atlas.ingest.dicom.series import only_series, read_series  # it makes volumes, so it imports this module
+    from atlas.ingest.folders import slices_in
 
     with _named(folder):
-        return dicom.read_series(dicom.only_series(folders.slices_in(folder)))
+        return read_series(only_series(slices_in(folder)))
 
 
 @contextmanager

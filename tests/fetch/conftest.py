@@ -17,9 +17,9 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from atlas.fetch import client as clients
 from atlas.fetch.download import Download
-from atlas.fetch.retry import policy
+from atlas.fetch.transport import client as clients
+from atlas.fetch.transport.retry import policy
 
 
 @dataclass

@@ -9,9 +9,9 @@ import pytest
 
 from atlas.errors import FetchError
 from atlas.fetch.address import address, missing_token
-from atlas.fetch.retry import policy
 from atlas.fetch.sources import hub
 from atlas.fetch.sources.base import Address
+from atlas.fetch.transport.retry import policy
 
 SECRET = "s3cr3t-t0ken"
 

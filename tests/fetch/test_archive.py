@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas.errors import FetchError
-from atlas.fetch import members, tarred
-from atlas.fetch.archive import opened
-from atlas.fetch.members import Budget, Member, Selection, clean, junk
+from atlas.fetch.archives import members, tarred
+from atlas.fetch.archives.archive import opened
+from atlas.fetch.archives.members import Budget, Member, Selection, clean, junk
 
 TREE = {
     "case_01/ct.nii.gz": bytes(range(256)) * 700,

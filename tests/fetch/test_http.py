@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atlas.errors import FetchError
-from atlas.fetch.answers import is_page, validator
 from atlas.fetch.http import get, get_json, transfer
 from atlas.fetch.places import part_path
 from atlas.fetch.records import record
-from atlas.fetch.retry import policy
+from atlas.fetch.transport.answers import is_page, validator
+from atlas.fetch.transport.retry import policy
 
 PATH = "/data.nii.gz"
 

@@ -17,10 +17,10 @@ import pytest
 
 from atlas.errors import FetchError
 from atlas.fetch.http import transfer
-from atlas.fetch.part import locked
 from atlas.fetch.places import part_path
 from atlas.fetch.records import record
-from atlas.fetch.retry import policy
+from atlas.fetch.transport.part import locked
+from atlas.fetch.transport.retry import policy
 
 PATH = "/data.bin"
 
@@ -258,7 +258,7 @@ def test_a_page_in_a_folder_of_copies(make, tmp_path):
 
 @pytest.mark.parametrize("newer", ["same", "changed", "shorter"])
 def test_a_copy_from_a_folder_goes_on_if_it_is_the_same_file(content, make, tmp_path, monkeypatch, newer):
-    from atlas.fetch.part import Part
+    from atlas.fetch.transport.part import Part
 
     copy, download = tmp_path / "copies/toy/data", make("", "data")
     copy.parent.mkdir(parents=True)
@@ -332,7 +332,8 @@ def test_killed_in_the_middle_it_goes_on(site, faults, content, make, tmp_path):
 @pytest.mark.parametrize("step", ["clear", "sidecar", "write", "rename", "record"])
 def test_stopped_at_any_step_it_goes_on(site, faults, content, make, tmp_path, monkeypatch, step):
     """As if killed just before: nothing after the step happens, no cleaning up either."""
-    from atlas.fetch import http, part
+    from atlas.fetch import http
+    from atlas.fetch.transport import part
 
     class Killed(BaseException):
         pass

@@ -6,10 +6,10 @@ import ssl
 import pytest
 
 from atlas.errors import FetchError
-from atlas.fetch import client as clients
-from atlas.fetch.client import shown
 from atlas.fetch.http import get, transfer
-from atlas.fetch.retry import policy
+from atlas.fetch.transport import client as clients
+from atlas.fetch.transport.client import shown
+from atlas.fetch.transport.retry import policy
 
 PATH = "/data.bin"
 SECRET = "c2VjcmV0"

@@ -12,9 +12,9 @@ from atlas.errors import FetchError
 from atlas.fetch.download import Unpacking
 from atlas.fetch.listing import downloads
 from atlas.fetch.patterns import matcher
-from atlas.fetch.retry import policy
 from atlas.fetch.sources import buckets, idc
 from atlas.fetch.sources.base import RefusedError, Wanted
+from atlas.fetch.transport.retry import policy
 from atlas.spec import Manifest
 
 SECRET = "s3cr3t-t0ken"

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atlas.errors import FetchError
-from atlas.fetch import members
 from atlas.fetch import unpack as module
+from atlas.fetch.archives import members
+from atlas.fetch.archives.staging import Staging
 from atlas.fetch.download import Download, Unpacking
 from atlas.fetch.records import record
-from atlas.fetch.staging import Staging
 from atlas.fetch.unpack import is_unpacked, unpack
 
 TREE = {
@@ -603,7 +603,7 @@ def test_a_second_process_is_told_to_wait(tmp_path):
 def test_no_room(name, tmp_path, monkeypatch):
     pack(tmp_path / name, TREE)
     usage = type("Usage", (), {"free": 10_000})
-    monkeypatch.setattr("atlas.fetch.staging.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("atlas.fetch.archives.staging.shutil.disk_usage", lambda path: usage)
     with pytest.raises(FetchError, match=r"which has 10,000\. Make room and run it again"):
         unpack(download(name), tmp_path)
     assert files(tmp_path) == {}

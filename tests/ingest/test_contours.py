@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from matplotlib.path import Path
 
 from atlas.errors import GeometryError
-from atlas.ingest import contours
-from atlas.ingest.contours import FINENESS, fill
+from atlas.ingest.dicom import contours
+from atlas.ingest.dicom.contours import FINENESS, fill
 
 SHAPE = (8, 7)
 # quarters make vertices and edges fall on pixel centres all the time

@@ -13,7 +13,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 from scipy.spatial.transform import Rotation
 
 from atlas.errors import AtlasError, GeometryError, ScanError
-from atlas.ingest.dicom import check_series, only_series, read_headers, read_series, series_in
+from atlas.ingest.dicom.series import check_series, only_series, read_headers, read_series, series_in
 from atlas.ingest.folders import slices_in
 from atlas.ingest.volume import read_ct
 

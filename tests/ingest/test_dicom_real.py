@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from atlas.errors import GeometryError, ScanError
 from atlas.ingest.cases import CaseFiles
-from atlas.ingest.dicom import only_series, read_series, series_in
+from atlas.ingest.dicom.series import only_series, read_series, series_in
 from atlas.ingest.folders import slices_in
 from atlas.ingest.scan import read_image, read_layers
 from atlas.ingest.volume import read_ct

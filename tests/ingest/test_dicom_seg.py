@@ -23,8 +23,8 @@ from dicom_writing import (
 from pydicom.uid import JPEGLSLossless, RLELossless
 
 from atlas.errors import AtlasError, GeometryError, ScanError
-from atlas.ingest.dicom import check_series, read_headers, series_in
-from atlas.ingest.dicom_seg import read_segmentation
+from atlas.ingest.dicom.seg import read_segmentation
+from atlas.ingest.dicom.series import check_series, read_headers, series_in
 
 GRIDS = {
     "axial": np.eye(3),

@@ -14,10 +14,10 @@ from matplotlib.path import Path as Polygon
 from scipy.spatial.transform import Rotation
 
 from atlas.errors import AtlasError, GeometryError, ScanError
-from atlas.ingest.contours import FINENESS
-from atlas.ingest.dicom import check_series, read_headers, series_in
-from atlas.ingest.references import voxels_of
-from atlas.ingest.rtstruct import read_structure_set
+from atlas.ingest.dicom.contours import FINENESS
+from atlas.ingest.dicom.references import voxels_of
+from atlas.ingest.dicom.rtstruct import read_structure_set
+from atlas.ingest.dicom.series import check_series, read_headers, series_in
 
 SHAPE = (24, 20, 6)
 SPACING = (0.8, 0.7, 2.5)

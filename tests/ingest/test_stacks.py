@@ -9,7 +9,7 @@ from ct_writing import axial, changed, image, save, save_all, stored_numbers
 from PIL import Image
 
 from atlas.errors import AtlasError, GeometryError, LabelError, ScanError
-from atlas.ingest.dicom import only_series
+from atlas.ingest.dicom.series import only_series
 from atlas.ingest.folders import slices_in
 from atlas.ingest.stacks import read_stack
 

@@ -9,7 +9,7 @@ import pytest
 from dicom_writing import SHAPE, as_frames, write_ct, write_segmentation, write_structures
 
 from atlas.errors import AtlasError, GeometryError, ScanError
-from atlas.ingest.study import read_study
+from atlas.ingest.dicom.study import read_study
 
 
 def random_masks(count=2, shape=SHAPE, seed=0):

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from atlas.errors import FetchError
-from atlas.fetch.answers import check_status
-from atlas.fetch.client import asked
-from atlas.fetch.retry import Patience, Transient
 from atlas.fetch.sources.base import Address, Listed, RefusedError, endpoint, on_this_machine
+from atlas.fetch.transport.answers import check_status
+from atlas.fetch.transport.client import asked
+from atlas.fetch.transport.retry import Patience, Transient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from atlas.errors import FetchError
-from atlas.fetch.retry import Transient, policy
+from atlas.fetch.transport.retry import Transient, policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

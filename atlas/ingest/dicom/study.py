@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atlas.errors import ScanError
-from atlas.ingest.dicom import check_series, expected_dicom, grouped, read_headers, read_series
-from atlas.ingest.dicom_seg import read_segmentation
-from atlas.ingest.drawn_on import choose, meant, name_of, slices_of
+from atlas.ingest.dicom.drawn_on import choose, meant, name_of, slices_of
+from atlas.ingest.dicom.references import SEGMENTATIONS, STRUCTURE_SETS, naming, unique
+from atlas.ingest.dicom.rtstruct import read_structure_set
+from atlas.ingest.dicom.seg import read_segmentation
+from atlas.ingest.dicom.series import check_series, expected_dicom, grouped, read_headers, read_series
 from atlas.ingest.folders import MOST_FILES, files_below
-from atlas.ingest.references import SEGMENTATIONS, STRUCTURE_SETS, naming, unique
-from atlas.ingest.rtstruct import read_structure_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from atlas.ingest.dicom import Header, Series
-    from atlas.ingest.references import LabelObject
+    from atlas.ingest.dicom.references import LabelObject
+    from atlas.ingest.dicom.series import Header, Series
     from atlas.ingest.volume import Volume
 
 

@@ -9,9 +9,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
 from atlas.errors import FetchError
-from atlas.fetch import answers
-from atlas.fetch.client import asked, shown
-from atlas.fetch.retry import Transient
+from atlas.fetch.transport import answers
+from atlas.fetch.transport.client import asked, shown
+from atlas.fetch.transport.retry import Transient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

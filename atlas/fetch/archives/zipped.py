@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
-from atlas.fetch.archive import CHUNK, damaged, missing, reading, unreadable
-from atlas.fetch.members import Member
+from atlas.fetch.archives.archive import CHUNK, damaged, missing, reading, unreadable
+from atlas.fetch.archives.members import Member
 
 try:
     from isal import isal_zlib as zlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from atlas.fetch.archive import Archive, Sink
+    from atlas.fetch.archives.archive import Archive, Sink
 
 # APPNOTE.TXT 6.3.10 of PKWARE: 4.3.7 local header, 4.3.16 end record, 4.4.4 flags, 4.4.5 methods
 _LOCAL = struct.Struct("<4s22xHH")
@@ -40,7 +40,7 @@ _AES = 99  # WinZip, AES Encryption Information
 
 
 class Zip:
-    """A zip archive. See `atlas.fetch.archive.Archive`."""
+    """A zip archive. See `atlas.fetch.archives.archive.Archive`."""
 
     def __init__(self, file: IO[bytes], label: str, password: str | None) -> None:
         self._file = file

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atlas.errors import GeometryError, ScanError
-from atlas.ingest import slices
-from atlas.ingest.references import ON_GRID
+from atlas.ingest.dicom import slices
+from atlas.ingest.dicom.references import ON_GRID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from atlas.ingest.dicom_frames import Frame
-    from atlas.ingest.dicom_header import Header
-    from atlas.ingest.references import Reference
+    from atlas.ingest.dicom.frames import Frame
+    from atlas.ingest.dicom.header import Header
+    from atlas.ingest.dicom.references import Reference
 
 
 def choose(reference: Reference, groups: Sequence[list[Header]], name: str) -> tuple[list[Header], list[str]]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from atlas.fetch.members import Member
+    from atlas.fetch.archives.members import Member
 
 CHUNK = 1 << 20
 """Bytes read or written at a time."""
@@ -84,11 +84,11 @@ def opened(path: Path, label: str, password: str | None = None) -> Iterator[Arch
     """
     name = path.name.lower()
     if name.endswith(".zip"):
-        from atlas.fetch.zipped import zipped as reader
+        from atlas.fetch.archives.zipped import zipped as reader
     elif name.endswith(".7z"):
-        from atlas.fetch.sevenzip import sevenzip as reader
+        from atlas.fetch.archives.sevenzip import sevenzip as reader
     elif name.endswith((".tar", ".tar.gz", ".tgz")):
-        from atlas.fetch.tarred import tarred as reader
+        from atlas.fetch.archives.tarred import tarred as reader
     else:
         raise FetchError(f"{label}: archives end in .zip, .7z, .tar, .tar.gz or .tgz")
     with reader(path, label, password) as archive:

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from atlas.errors import ScanError
-from atlas.ingest.dicom_header import BIG_ENDIAN, IMPLICIT, NATIVE
+from atlas.ingest.dicom.header import BIG_ENDIAN, IMPLICIT, NATIVE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from atlas.ingest.dicom_frames import Frame
-    from atlas.ingest.dicom_header import Header
+    from atlas.ingest.dicom.frames import Frame
+    from atlas.ingest.dicom.header import Header
 
 AIR = -1000
 """HU."""

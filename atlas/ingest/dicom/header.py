@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pydicom
 
 from atlas.errors import ScanError
-from atlas.ingest.dicom_frames import NESTED, Frame, decoder_rescale, frames_of, number
+from atlas.ingest.dicom.frames import NESTED, Frame, decoder_rescale, frames_of, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Self
 
 from atlas.errors import FetchError
-from atlas.fetch.archive import CHUNK
+from atlas.fetch.archives.archive import CHUNK
 from atlas.fetch.places import OWN, write_json
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from atlas.fetch.archive import Sink
+    from atlas.fetch.archives.archive import Sink
 
 
 class Staging:
@@ -119,7 +119,7 @@ class Staging:
 
 
 class Writing:
-    """Write a member to a temporary name; a complete one gets its own. See `atlas.fetch.archive.Sink`."""
+    """Write a member to a temporary name; a complete one gets its own. See `atlas.fetch.archives.archive.Sink`."""
 
     def __init__(self, part: Path, path: Path, size: int, label: str, advance: Callable[[int], None]) -> None:
         self._part = part
@@ -171,7 +171,7 @@ class Writing:
 
 
 class Comparing:
-    """Compare a member with one of the same name that came before. See `atlas.fetch.archive.Sink`."""
+    """Compare a member with one of the same name that came before. See `atlas.fetch.archives.archive.Sink`."""
 
     def __init__(self, path: Path, differs: FetchError) -> None:
         self._path = path

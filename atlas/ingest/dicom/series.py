@@ -15,10 +15,10 @@ import numpy as np
 
 from atlas.errors import ScanError
 from atlas.ingest import geometry, values
-from atlas.ingest.dicom_checks import check_image, check_one, check_units, is_ct, localizer, placed, tilt_note
-from atlas.ingest.dicom_frames import Frame
-from atlas.ingest.dicom_header import Header, is_dicom, read_headers
-from atlas.ingest.dicom_pixels import read_frames
+from atlas.ingest.dicom.checks import check_image, check_one, check_units, is_ct, localizer, placed, tilt_note
+from atlas.ingest.dicom.frames import Frame
+from atlas.ingest.dicom.header import Header, is_dicom, read_headers
+from atlas.ingest.dicom.pixels import read_frames
 from atlas.ingest.folders import MOST_FILES, files_below
 from atlas.ingest.volume import Volume
 

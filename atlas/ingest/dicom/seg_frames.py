@@ -14,8 +14,8 @@ from pydicom.encaps import get_frame
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from atlas.errors import ScanError
-from atlas.ingest.dicom_header import NATIVE
-from atlas.ingest.references import naming
+from atlas.ingest.dicom.header import NATIVE
+from atlas.ingest.dicom.references import naming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

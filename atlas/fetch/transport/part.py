@@ -38,7 +38,7 @@ class Origin:
     Attributes
     ----------
     source
-        Which one it is; see `atlas.fetch.bodies.Supply`.
+        Which one it is; see `atlas.fetch.transport.bodies.Supply`.
     validator
         Strong ETag or Last-Modified of the server's file; None if it gives none.
     size

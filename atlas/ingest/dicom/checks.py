@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atlas.errors import GeometryError, ScanError
-from atlas.ingest import slices
-from atlas.ingest.dicom_header import CT_CLASSES
+from atlas.ingest.dicom import slices
+from atlas.ingest.dicom.header import CT_CLASSES
 from atlas.ingest.geometry import MOST_SHEAR_DEGREES
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from atlas.ingest.dicom_frames import Frame
-    from atlas.ingest.dicom_header import Header
+    from atlas.ingest.dicom.frames import Frame
+    from atlas.ingest.dicom.header import Header
 
 HOUNSFIELD = ("", "HU", "HU_MOD", "US")
 """RescaleType of a CT in HU; US (unspecified) is what older scanners wrote."""

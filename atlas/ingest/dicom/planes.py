@@ -13,13 +13,13 @@ import numpy as np
 
 from atlas.errors import GeometryError
 from atlas.ingest import geometry
-from atlas.ingest.references import LPS_TO_RAS, ON_GRID, voxels_of
+from atlas.ingest.dicom.references import LPS_TO_RAS, ON_GRID, voxels_of
 from atlas.ingest.values import volume_shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from atlas.ingest.dicom import Series
+    from atlas.ingest.dicom.series import Series
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ import time
 from typing import TYPE_CHECKING
 
 from atlas.errors import FetchError
-from atlas.fetch.bodies import RangeRefused
-from atlas.fetch.part import Origin
-from atlas.fetch.retry import Patience, Transient, policy
+from atlas.fetch.transport.bodies import RangeRefused
+from atlas.fetch.transport.part import Origin
+from atlas.fetch.transport.retry import Patience, Transient, policy
 
 if TYPE_CHECKING:
-    from atlas.fetch.bodies import Body, Supply
     from atlas.fetch.download import Download, Progress
-    from atlas.fetch.part import Part
+    from atlas.fetch.transport.bodies import Body, Supply
+    from atlas.fetch.transport.part import Part
 
 _EVERY = 0.1
 """Seconds between two reports of progress."""
@@ -39,7 +39,7 @@ def fill(part: Part, supply: Supply, download: Download, progress: Progress | No
 
     Raises
     ------
-    atlas.fetch.answers.Gone
+    atlas.fetch.transport.answers.Gone
         If the file is not there.
     FetchError
         If it cannot be had, or what comes is twice not what the manifest says; then nothing of it is kept.

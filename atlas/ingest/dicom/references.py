@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 
 from atlas.errors import AtlasError, ScanError
-from atlas.ingest.dicom_header import DEFLATED, MAGIC, PREAMBLE, is_dicom
+from atlas.ingest.dicom.header import DEFLATED, MAGIC, PREAMBLE, is_dicom
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom import Dataset
 
-    from atlas.ingest.dicom import Series
+    from atlas.ingest.dicom.series import Series
     from atlas.ingest.volume import Volume
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from atlas.errors import FetchError
-from atlas.fetch.archive import missing, reading, unreadable
-from atlas.fetch.members import Member, clean, refusal
+from atlas.fetch.archives.archive import missing, reading, unreadable
+from atlas.fetch.archives.members import Member, clean, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from atlas.fetch.archive import Archive, Sink
+    from atlas.fetch.archives.archive import Archive, Sink
 
 
 class SevenZip:
-    """A 7z archive. See `atlas.fetch.archive.Archive`."""
+    """A 7z archive. See `atlas.fetch.archives.archive.Archive`."""
 
     def __init__(self, file: IO[bytes], label: str, password: str | None) -> None:
         import py7zr

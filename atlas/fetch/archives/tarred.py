@@ -6,14 +6,14 @@ import tarfile
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
-from atlas.fetch.archive import CHUNK, damaged, reading
-from atlas.fetch.members import Member
+from atlas.fetch.archives.archive import CHUNK, damaged, reading
+from atlas.fetch.archives.members import Member
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from atlas.fetch.archive import Archive, Sink
+    from atlas.fetch.archives.archive import Archive, Sink
 
 MAX_HEADER = 1 << 20
 """Bytes of one header with a long name or attributes; tarfile reads it whole."""
@@ -67,7 +67,7 @@ class Forward:
 
 
 class Tar:
-    """A tar archive. See `atlas.fetch.archive.Archive`."""
+    """A tar archive. See `atlas.fetch.archives.archive.Archive`."""
 
     members = None
 

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from atlas.errors import FetchError
-from atlas.fetch.retry import Transient, asked_wait
+from atlas.fetch.transport.retry import Transient, asked_wait
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

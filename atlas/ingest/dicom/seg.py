@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atlas.errors import GeometryError, ScanError
+from atlas.ingest.dicom.planes import Placement, on_grid, own_grid
+from atlas.ingest.dicom.references import Reference, dataset, first, naming, uids
+from atlas.ingest.dicom.seg_frames import opened_frames
 from atlas.ingest.geometry import FARTHEST_MM, SPACING_MM
-from atlas.ingest.planes import Placement, on_grid, own_grid
-from atlas.ingest.references import Reference, dataset, first, naming, uids
-from atlas.ingest.seg_frames import opened_frames
 from atlas.ingest.volume import Volume
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom import Dataset
 
-    from atlas.ingest.dicom import Series
+    from atlas.ingest.dicom.series import Series
 
 KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from atlas.errors import GeometryError, ScanError
 from atlas.ingest import geometry
-from atlas.ingest.contours import fill
-from atlas.ingest.references import ON_GRID, Reference, dataset, naming, uids, unique, voxels_of
+from atlas.ingest.dicom.contours import fill
+from atlas.ingest.dicom.references import ON_GRID, Reference, dataset, naming, uids, unique, voxels_of
 from atlas.ingest.volume import Volume
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom import Dataset
 
-    from atlas.ingest.dicom import Series
+    from atlas.ingest.dicom.series import Series
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 """Contour Geometric Types that enclose something (DICOM PS3.3 C.8.8.6.1)."""

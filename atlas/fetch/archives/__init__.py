@@ -1,0 +1,1 @@
+"""Archives of every format, read as something that may be hostile."""

@@ -1,0 +1,1 @@
+"""One file over HTTP or from a folder: ask, resume, retry, write."""

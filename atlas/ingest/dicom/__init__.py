@@ -1,0 +1,1 @@
+"""DICOM: CT series, and the segmentations and structure sets drawn on them."""
