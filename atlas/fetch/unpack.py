@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import logging
 import os
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,12 +10,13 @@ from atlas.errors import FetchError
 from atlas.fetch.archives.archive import opened
 from atlas.fetch.archives.members import Budget, Selection, refusal
 from atlas.fetch.archives.staging import Comparing, Staging
+from atlas.fetch.locks import lock
 from atlas.fetch.patterns import matcher
 from atlas.fetch.places import place
 from atlas.fetch.records import Record, confirmed, record, verify, write_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from atlas.fetch.archives.archive import Archive, Sink
@@ -28,10 +25,6 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 3
 """How deep archives may lie within archives; an archive can hold itself."""
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF)
-
-_log = logging.getLogger(__name__)
 
 
 def is_unpacked(download: Download, folder: Path) -> bool:
@@ -87,7 +80,8 @@ def unpack(download: Download, folder: Path, *, progress: Progress | None = None
     if not path.is_file():
         raise FetchError(f"{path}: is not there; fetch it first")
     try:
-        with _locked(path):
+        with path.open("rb") as file:
+            lock(file, path, "unpacking")
             return _unpacked(download, folder, staging, progress)
     except FetchError:
         raise
@@ -224,18 +218,3 @@ class _Unpacker:
         self._done += count
         if self._progress is not None:
             self._progress(self._target, self._done, self._total)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from unpacking the same archive; the lock ends with the process."""
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FetchError(f"{path}: another process is unpacking it; wait for it, or end it") from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            _log.warning("%s: this file system has no locks; see to it that only one process unpacks here", path)
-        yield

@@ -153,7 +153,7 @@ def test_a_disk_that_fills_up_meanwhile_keeps_the_part(site, content, make, tmp_
 
 def test_one_process_at_a_time(site, content, make, tmp_path):
     download = make(site.serve(PATH, content), "data")
-    with locked(download, tmp_path), pytest.raises(FetchError, match="another process is fetching this file"):
+    with locked(download, tmp_path), pytest.raises(FetchError, match="another process is fetching it"):
         transfer(download, tmp_path)
     transfer(download, tmp_path)
 

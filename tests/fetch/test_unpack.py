@@ -21,6 +21,7 @@ from atlas.fetch import unpack as module
 from atlas.fetch.archives import members
 from atlas.fetch.archives.staging import Staging
 from atlas.fetch.download import Download, Unpacking
+from atlas.fetch.locks import lock
 from atlas.fetch.records import record
 from atlas.fetch.unpack import is_unpacked, unpack
 
@@ -591,8 +592,11 @@ def test_other_settings_start_anew(tmp_path, monkeypatch):
 
 def test_a_second_process_is_told_to_wait(tmp_path):
     pack(tmp_path / "a.zip", TREE)
-    with module._locked(tmp_path / "a.zip"), pytest.raises(FetchError, match="another process is unpacking"):
-        unpack(download("a.zip"), tmp_path)
+    path = tmp_path / "a.zip"
+    with path.open("rb") as file:
+        lock(file, path, "unpacking")
+        with pytest.raises(FetchError, match="another process is unpacking"):
+            unpack(download("a.zip"), tmp_path)
     assert unpack(download("a.zip"), tmp_path) == len(TREE)
 
 

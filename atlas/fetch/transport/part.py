@@ -6,10 +6,7 @@ At any moment the program may be killed. The bytes there are then always the fir
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import logging
 import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from atlas.errors import FetchError
 from atlas.fetch.hashes import Hashes
+from atlas.fetch.locks import lock
 from atlas.fetch.places import own_place, part_path, place, write_json
 
 if TYPE_CHECKING:
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from atlas.fetch.download import Download, Progress
-
-_log = logging.getLogger(__name__)
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 @dataclass(frozen=True)
@@ -201,24 +195,13 @@ def _opened(path: Path) -> FileIO:
     while True:
         file = path.open("ab+", buffering=0)
         try:
-            _lock(file, path)
+            lock(file, path, "fetching")
             if _same(file, path):
                 return file
         except BaseException:
             file.close()
             raise
         file.close()
-
-
-def _lock(file: FileIO, path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise FetchError(f"{path}: another process is fetching this file; wait for it, or end it.") from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        _log.warning("%s: this file system has no locks; see to it that only one process fetches here", path)
 
 
 def _same(file: FileIO, path: Path) -> bool:
