@@ -37,6 +37,12 @@ CT_HU = 0.51
 """Largest difference from linear interpolation: rounding, and float32."""
 
 MERGED_DICE = 0.995
+RIGHT_MM = 20.0
+"""Least distance of the middle of the liver from the middle of the body, towards the right."""
+
+BODY_HU = -200
+"""What is denser is body, or the table."""
+
 EDGE = 0.02
 """Voxels beyond the outer edge that still count as inside."""
 
@@ -69,6 +75,8 @@ def compare_case(case, occupancy, nearest) -> list[dict]:
         row = {"case": case.case_id, "structure": name, "available": set(_classes(name)) <= smooth.available}
         if row["available"] and name in found:
             row |= _structure(found[name], smooth, plain, *codes, counts[1])
+            if name == "liver" and "x_mm" in row:
+                row["right_of_middle_mm"] = row["x_mm"] - body_middle(smooth)
         elif row["available"]:
             row["voxels_of_absent"] = int(counts[0][_truth(smooth, name)].sum())
         rows.append(row)
@@ -123,6 +131,12 @@ def _structure(source, smooth, plain, smooth_codes, plain_codes, plain_counts):
         row["chord_mm"] = 4000 * row["native_ml"] / surface.area
         row["surface_nearest_mm"] = surface.distance(*plain_boxed, plain.affine)
     return row
+
+
+def body_middle(case) -> float:
+    """RAS x (mm) of the middle of what is no air, over all slices."""
+    dense = (np.asarray(case.ct[...]) > BODY_HU).sum(axis=(0, 1))
+    return case.affine[0, 3] + case.affine[0, 0] * (np.arange(len(dense)) @ dense / dense.sum())
 
 
 def beyond_limits(row) -> bool:
@@ -244,9 +258,8 @@ class SourceSurface:
 def compare_ct(case, corpus) -> dict:
     """Largest difference (HU) of a stored CT from linear interpolation by scipy, but for the outer half voxel."""
     stored = atlas.open(corpus)[case.case_id]
-    image = nib.load(case.ct)
-    native = np.asarray(image.dataobj, dtype=np.float64)
-    to_source = np.linalg.inv(image.affine) @ stored.affine
+    native, affine = truth.read_ct(case.ct)
+    to_source = np.linalg.inv(affine) @ stored.affine
     ct = np.asarray(stored.ct[...])
     worst, compared = 0.0, 0
     for z, plane in enumerate(ct):
@@ -351,6 +364,8 @@ def row_faults(row) -> list[str]:
         result.append(f"{what}: surface {row['surface_mm']:.3f} mm off, with nearest {row['surface_nearest_mm']:.3f}")
     if row["native_ml"] > VOLUME_LIMITS[1][0] and abs(row["x_mm"] - row["native_x_mm"]) > 1.5:
         result.append(f"{what}: lies at x = {row['x_mm']:.1f} mm, at the source at {row['native_x_mm']:.1f} mm")
+    if row.get("right_of_middle_mm", RIGHT_MM) < RIGHT_MM:
+        result.append(f"{what}: lies {row['right_of_middle_mm']:.1f} mm to the right of the middle of the body")
     return result
 
 

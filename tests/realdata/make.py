@@ -34,7 +34,16 @@ HERE = Path(__file__).resolve().parent
 CORPORA = {"realdata": "realdata", "realdata_nearest": "realdata-nearest", "realdata_merged": "realdata-merged"}
 """Recipe -> corpus."""
 
-QUARANTINED = {"odd_nifti/shear": "degrees away from square"}
+QUARANTINED = {
+    "odd_nifti/shear": "degrees away from square",
+    "odd_dicom/unlabelled": "no label file 'bone'",
+    "odd_dicom/tilt_uneven": "stacked 18.50 degrees off their normal",
+    "odd_dicom/tilt": "stacked 14.00 degrees off their normal",
+    "odd_dicom/one_place": "mixes acquisitions or phases (12, 13, 14, 15): 3 slices lie where another lies",
+    "odd_dicom/gap": "slices are missing: 10 mm between",
+    "odd_dicom/tilt_gap": "stacked 15.50 degrees off",
+    "odd_dicom/single": "is a single slice",
+}
 """Cases that must not get into a corpus -> words of the reason."""
 
 WORKERS = 2

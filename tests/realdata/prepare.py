@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tarfile
-import zipfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dicom_cases
 import nibabel as nib
 import numpy as np
 import truth
+from cases import Case, link, remove, unpack
 from isal.igzip import IGzipFile
 from scipy import ndimage
 
@@ -44,33 +42,9 @@ BODY_MM = (165.0, 110.0)
 """Half width and half depth of the body, where the labels need no more."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """A case as laid out.
-
-    Attributes
-    ----------
-    labels
-        The label volume, or the folder of masks.
-    made
-        Whether its CT is a made one.
-    """
-
-    dataset: str
-    name: str
-    ct: Path
-    labels: Path
-    made: bool
-
-    @property
-    def case_id(self):
-        """As in the corpus."""
-        return f"{self.dataset}/{self.name}"
-
-
 def lay_out(real: Path, sources: Path) -> list[Case]:
     """Unpack and link everything below `real` into a folder per dataset; what is there already stays."""
-    parts = (_kits, _word, _amos, _abdomenatlas, _totalsegmentator, _panorama, _crlm, _odd)
+    parts = (_kits, _word, _amos, _abdomenatlas, _totalsegmentator, _panorama, _crlm, _odd, dicom_cases.lay_out)
     return [case for part in parts for case in part(real, sources)]
 
 
@@ -78,11 +52,8 @@ def keep(cases: list[Case], wanted: Collection[str]) -> list[Case]:
     """Take all other cases out of the sources again: their labels, and what links to their CT."""
     for case in cases:
         if case.case_id not in wanted:
-            if case.labels.is_dir():
-                shutil.rmtree(case.labels)
-            else:
-                case.labels.unlink()
-            case.ct.unlink(missing_ok=True)
+            for path in (case.study,) if case.study else (case.labels, case.ct):
+                remove(path)
     return [case for case in cases if case.case_id in wanted]
 
 
@@ -97,40 +68,16 @@ def make_cts(cases: list[Case], workers: int = 2) -> None:
         list(pool.map(make_ct, jobs))
 
 
-def _link(source: Path, target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        target.unlink(missing_ok=True)
-        target.symlink_to(source.resolve())
-    return target
-
-
-def _unpack(archive: Path, target: Path) -> Path:
-    """Unpack beside the place and rename, so that what is there is whole."""
-    if not target.exists():
-        part = target.with_name(target.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        if archive.suffix == ".zip":
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(part)
-        else:
-            with tarfile.open(archive) as packed:
-                packed.extractall(part, filter="data")
-        part.rename(target)
-    return target
-
-
 def _kits(real, sources):
     for dataset, top in (("kits19", "data"), ("kits23", "dataset")):
         for path in sorted((real / dataset / top).glob("case_*/segmentation.nii.gz")):
             folder = sources / dataset / top / path.parent.name
-            labels = _link(path, folder / path.name)
+            labels = link(path, folder / path.name)
             yield Case(dataset, path.parent.name, folder / "imaging.nii.gz", labels, made=True)
 
 
 def _word(real, sources):
-    folder = _unpack(real / "word/WORD_V0.1.0_labelsTs.zip", sources / "word/WORD_V0.1.0_labelsTs")
+    folder = unpack(real / "word/WORD_V0.1.0_labelsTs.zip", sources / "word/WORD_V0.1.0_labelsTs")
     for path in sorted(folder.glob("labelsTs/word_*.nii.gz")):
         name = path.name.removesuffix(".nii.gz")
         yield Case("word", name, sources / "word/WORD-V0.1.0/imagesTs" / path.name, path, made=True)
@@ -142,7 +89,7 @@ def _amos(real, sources):
     names = []
     for path in sorted((real / "amos/labelsTr").glob("*.nii.gz")):
         names.append(path.name)
-        labels = _link(path, folder / "labelsTr" / path.name)
+        labels = link(path, folder / "labelsTr" / path.name)
         yield Case("amos22", path.name.removesuffix(".nii.gz"), folder / "imagesTr" / path.name, labels, made=True)
     # the published list, cut to what is here
     index["training"] = [e for e in index["training"] if Path(e["image"]).name in names]
@@ -153,9 +100,9 @@ def _abdomenatlas(real, sources):
     dataset = "abdomenatlas_11_mini"
     top = sources / dataset
     archive = real / "abdomenatlas/AbdomenAtlasDemo_BDMAP_00000006_labels.tar.xz"
-    demo = _unpack(archive, top / "demo") / "AbdomenAtlasDemo/BDMAP_00000006"
+    demo = unpack(archive, top / "demo") / "AbdomenAtlasDemo/BDMAP_00000006"
     for path in sorted((real / "abdomenatlas/BDMAP_00000338/segmentations").glob("*.nii.gz")):
-        _link(path, top / "BDMAP_00000338/segmentations" / path.name)
+        link(path, top / "BDMAP_00000338/segmentations" / path.name)
     for folder in (demo, top / "BDMAP_00000338"):
         yield Case(dataset, folder.name, folder / "ct.nii.gz", folder / "segmentations", made=True)
 
@@ -164,15 +111,15 @@ def _totalsegmentator(real, sources):
     real = real / "totalsegmentator"
     top = sources / "ts_example"
     for name, labels in (("example_ct", "example_seg_fast_force_split"), ("example_ct_sm", "example_seg")):
-        ct = _link(real / f"{name}.nii.gz", top / "images" / f"{name}.nii.gz")
-        volume = _link(real / f"{labels}.nii.gz", top / "labels" / f"{name}.nii.gz")
+        ct = link(real / f"{name}.nii.gz", top / "images" / f"{name}.nii.gz")
+        volume = link(real / f"{labels}.nii.gz", top / "labels" / f"{name}.nii.gz")
         yield Case("ts_example", name, ct, volume, made=False)
-    folder = _unpack(real / "example_seg_fast_per_class.tar.xz", sources / "ts_example_masks") / "example_seg_fast"
-    ct = _link(real / "example_ct_sm.nii.gz", folder / "ct.nii.gz")
+    folder = unpack(real / "example_seg_fast_per_class.tar.xz", sources / "ts_example_masks") / "example_seg_fast"
+    ct = link(real / "example_ct_sm.nii.gz", folder / "ct.nii.gz")
     yield Case("ts_example_masks", folder.name, ct, folder, made=False)
     folder = sources / "ts_thorax/thorax_1.5mm"
     for path in sorted((real / "thorax_1.5mm").glob("*.nii.gz")):
-        _link(path, folder / path.name)
+        link(path, folder / path.name)
     yield Case("ts_thorax", folder.name, folder / "ct_cropped.nii.gz", folder, made=False)
 
 
@@ -180,13 +127,13 @@ def _panorama(real, sources):
     top = sources / "panorama"
     for path in sorted((real / "panorama").glob("*_labels/*.nii.gz")):
         name = path.name.removesuffix(".nii.gz")
-        labels = _link(path, top / path.parent.name / path.name)
+        labels = link(path, top / path.parent.name / path.name)
         yield Case("panorama", name, top / "images" / f"{name}_0000.nii.gz", labels, made=True)
 
 
 def _crlm(real, sources):
     for path in sorted((real / "crlm").glob("*_seg_mask.nii.gz")):
-        labels = _link(path, sources / "crlm" / path.name)
+        labels = link(path, sources / "crlm" / path.name)
         ct = labels.with_name(path.name.replace("_seg_mask", ""))
         yield Case("crlm", path.name.split("_")[0], ct, labels, made=True)
 
@@ -194,7 +141,7 @@ def _crlm(real, sources):
 def _odd(real, sources):
     """CT without labels: what is brighter than a threshold serves as label."""
     for name, threshold in (("CT_pitch", 200), ("shear", 300)):
-        ct = _link(real / f"odd_nifti/{name}.nii.gz", sources / "odd_nifti" / f"{name}.nii.gz")
+        ct = link(real / f"odd_nifti/{name}.nii.gz", sources / "odd_nifti" / f"{name}.nii.gz")
         labels = ct.with_name(f"{name}_bone.nii.gz")
         if not labels.exists():
             image = nib.load(ct)
@@ -208,7 +155,7 @@ def merge_sides(cases: list[Case], sources: Path) -> None:
     for case in cases:
         if case.dataset in SIDED:
             folder = sources / SIDED[case.dataset] / case.name
-            _link(case.ct, folder / "ct.nii.gz")
+            link(case.ct, folder / ("ct" if case.ct.is_dir() else "ct.nii.gz"))
             (_merge_values if case.dataset in truth.VALUES else _merge_masks)(case, folder)
 
 

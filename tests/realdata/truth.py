@@ -1,4 +1,4 @@
-"""What the real labels say, read by nibabel and by tables written out here: nothing of atlas is used.
+"""What the real labels say, read without atlas: by nibabel, pydicom, SimpleITK, and by tables written out here.
 
 A structure is named as in the taxonomy; ``kidney_left/right`` is one whose side the source does not tell.
 """
@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
+import pydicom
+import SimpleITK as sitk
 from isal import igzip
+from PIL import Image
 from scipy import ndimage
 
 if TYPE_CHECKING:
@@ -69,6 +72,10 @@ VALUES = {
     "panorama": {"pancreas": {1, 4, 5}, "pancreas_tumor": {1}},
     "crlm": {"hepatic_vessel": {1}},
     "odd_nifti": {"bone": {1}},
+    "odd_dicom": {"bone": {1}},
+    "chaos_ct": {"liver": {1}},
+    "dcmqi": {"liver": {1}},
+    "ibsi": {"lung_tumor": {1}},
 }
 """Dataset -> structure -> values of the label volume."""
 
@@ -115,6 +122,9 @@ PAIRS = ("kidney", "lung", "adrenal_gland", "femur_head", "femur", "hip")
 """Paired organs that merging and splitting is tried on, in the order of their values in merged_values."""
 
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
 @dataclass(frozen=True)
 class Structure:
     """A structure of the source, cropped to its bounding box: bool (i, j, k), and the crop's first voxel."""
@@ -152,12 +162,66 @@ class Structure:
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Label volume as small unsigned integers (i, j, k), and its affine."""
+    if path.is_dir():
+        return _read_pictures(path)
+    if path.suffix == ".nrrd":
+        return _read_nrrd(path)
     image = nib.Nifti1Image.from_bytes(igzip.decompress(path.read_bytes()))
     if image.header["datatype"] == 256:  # int8 with a slope: -128 and 127 stand for 0 and 1
         data = np.asanyarray(image.dataobj.get_unscaled())
         return (data > 0).view(np.uint8), image.affine
     data = np.asanyarray(image.dataobj)
     return (data if data.dtype == np.uint8 else np.rint(data).astype(np.uint8, order="K")), image.affine
+
+
+def _read_pictures(folder):
+    """PNG images of CHAOS: the k-th of them belongs to the k-th file of the CT beside them, wherever that lies."""
+    names = sorted(path.name for path in (folder.parent / "DICOM_anon").iterdir())
+    files, affine = _stack(folder.parent / "DICOM_anon")
+    pictures = dict(zip(names, sorted(folder.glob("*.png")), strict=True))
+    planes = [np.asarray(Image.open(pictures[path.name])) for path, _ in files]
+    return np.stack(planes).astype(np.uint8).T, affine
+
+
+def _read_nrrd(path):
+    image = sitk.ReadImage(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return sitk.GetArrayFromImage(image).astype(np.uint8).T, LPS_TO_RAS @ affine
+
+
+def read_ct(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """CT in HU, float64 (i, j, k), and its affine; a folder of DICOM slices in the order of their positions."""
+    if not path.is_dir():
+        image = nib.load(path)
+        return np.asarray(image.dataobj, dtype=np.float64), image.affine
+    files, affine = _stack(path)
+    return np.stack([_hounsfield(*each) for each in files]).astype(np.float64).T, affine
+
+
+def _stack(folder):
+    """Slices with their headers, upwards, and the affine of their stack, if they are one."""
+    files = [(path, pydicom.dcmread(path, stop_before_pixels=True)) for path in sorted(folder.iterdir())]
+    right, down = np.array(files[0][1].ImageOrientationPatient, float).reshape(2, 3)
+    normal = np.cross(right, down)
+    files.sort(key=lambda each: np.array(each[1].ImagePositionPatient, float) @ normal)
+    first, last = (np.array(files[n][1].ImagePositionPatient, float) for n in (0, -1))
+    step = (last - first) / max(1, len(files) - 1)
+    between_rows, between_columns = map(float, files[0][1].PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = right * between_columns, down * between_rows
+    affine[:3, 2] = step if step @ normal else normal
+    affine[:3, 3] = first
+    return files, LPS_TO_RAS @ affine
+
+
+def _hounsfield(path, header):
+    """HU of a slice, (j, i): by pydicom, but for JPEG 2000, which it cannot decode by itself."""
+    if header.file_meta.TransferSyntaxUID.is_compressed:
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0]
+    stored = pydicom.dcmread(path).pixel_array
+    return stored * float(header.RescaleSlope) + float(header.RescaleIntercept)
 
 
 def _structure(name, data, affine, values, boxes) -> Structure | None:
