@@ -32,7 +32,8 @@ def region_of(layout: Layout, folder: Path, case: str) -> tuple[int, int] | None
     Returns
     -------
     tuple of int or None
-        [lo, hi) along the third stored axis of the label volumes; None where the dataset has no such table.
+        [lo, hi) along the third stored axis of the label volumes, counted upwards from the lowest slice; None where
+        the dataset has no such table.
 
     Raises
     ------
@@ -43,7 +44,7 @@ def region_of(layout: Layout, folder: Path, case: str) -> tuple[int, int] | None
     if regions is None:
         return None
     path = folder / regions.file
-    lines = [(number, line) for number, line in _lines(path, regions) if _cell(line, regions.case) == case]
+    lines = [(number, line) for number, line in _lines(path, regions) if _is(_cell(line, regions.case), case)]
     if len(lines) != 1:
         raise ScanError(f"{path}: {len(lines)} lines for the case {case}, there must be one")
     number, line = lines[0]
@@ -73,6 +74,11 @@ def _lines(path: Path, regions: Regions) -> list[tuple[int, list[str]]]:
     if len(lines) < end:
         raise ScanError(f"{path}: {len(lines)} lines below the headings, expected {end} at least")
     return lines[first:end]
+
+
+def _is(cell: str, case: str) -> bool:
+    """Whether a cell names a case; tables may leave out zeros in front of a number."""
+    return cell == case or (cell.isdigit() and cell.zfill(len(case)) == case)
 
 
 def _cell(line: list[str], column: int) -> str:

@@ -113,9 +113,8 @@ def _read_file(path: Path, layout: Layout, shape: tuple[int, ...], affine: NDArr
         to_ct = np.eye(4)
     else:
         label = read_labels(path, affine=layout.affine)
-        axes = ornt_transform(io_orientation(label.affine), io_orientation(affine))
-        to_ct = np.linalg.inv(inv_ornt_aff(axes, label.data.shape))  # from label voxels
-    found = tuple(int(n) for n in np.rint(np.abs(to_ct[:3, :3]) @ label.data.shape))
+        to_ct = _along(label, affine)
+    found = _turned(label.data.shape, to_ct)
     if found != tuple(shape):
         raise GeometryError(
             f"{path}: shape {found} along the axes of the CT, the CT has {tuple(shape)}; "
@@ -127,13 +126,14 @@ def _read_file(path: Path, layout: Layout, shape: tuple[int, ...], affine: NDArr
 def _placed(label: Volume, shape: tuple[int, ...], affine: NDArray[np.float64], path: Path) -> tuple[Volume, bool]:
     """A label volume where its header puts it, and whether it covers the whole CT.
 
-    On the CT's grid it takes the CT's affine. On another grid (cropped, other spacing or orientation) it keeps
-    its own, with a warning, as long as it does not reach beyond the CT. A label of the right shape in another
-    place has lost its position; nobody may guess which of the two headers is right.
+    On the CT's grid, whichever way its axes run, it takes the CT's affine. On another grid (cropped, other spacing,
+    oblique) it keeps its own, with a warning, as long as it does not reach beyond the CT. A label of the right shape
+    in another place has lost its position; nobody may guess which of the two headers is right.
     """
-    off = _corner_distance(label.data.shape, label.affine, affine)
-    if label.data.shape == tuple(shape) and off <= SAME_PLACE:
-        return Volume(label.data, affine, label.warnings), True
+    to_ct = _along(label, affine)
+    off = _corner_distance(label.data.shape, label.affine, affine @ to_ct)
+    if _turned(label.data.shape, to_ct) == tuple(shape) and off <= SAME_PLACE:
+        return Volume(label.data, affine @ to_ct, label.warnings), True
     lowest, highest = _span_in(label.data.shape, label.affine, affine)
     beyond = max(float((-lowest).max()), float((highest - shape).max()))
     if beyond > STICKS_OUT:
@@ -144,6 +144,17 @@ def _placed(label: Volume, shape: tuple[int, ...], affine: NDArray[np.float64], 
     whole = bool((lowest <= STICKS_OUT).all() and (highest >= np.array(shape) - STICKS_OUT).all())
     note = f"{path.name}: on another grid than the CT, placed by its own header"
     return Volume(label.data, label.affine, (*label.warnings, note)), whole
+
+
+def _along(label: Volume, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(4, 4) from voxels of a label volume to those of a CT on the same grid, whose axes run in other directions."""
+    axes = ornt_transform(io_orientation(label.affine), io_orientation(affine))
+    return np.asarray(np.linalg.inv(inv_ornt_aff(axes, label.data.shape)))
+
+
+def _turned(shape: tuple[int, ...], turn: NDArray[np.float64]) -> tuple[int, ...]:
+    """Shape of a volume along other axes."""
+    return tuple(int(n) for n in np.rint(np.abs(turn[:3, :3]) @ shape))
 
 
 def _corners(shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -56,6 +56,14 @@ def test_the_line_of_the_case(table, end, mark):
     assert region_of(layout(), folder, "0006") == (3, 9)
 
 
+def test_zeros_in_front_of_a_number_may_be_missing(table):
+    folder = table([HEADINGS, line("2", 10, 95), line("20", 7, 80), line("", 1, 2)])
+    assert region_of(layout(), folder, "0002") == (10, 95)
+    assert region_of(layout(), folder, "0020") == (7, 80)
+    with pytest.raises(ScanError, match="0 lines for the case 0000"):
+        region_of(layout(), folder, "0000")
+
+
 def test_a_case_of_each_part_of_one_table(table):
     first = [line(f"{n:04d}", n, n + 100) for n in range(1, 44)]
     second = [line(f"{n:04d}", n + 1, n + 200) for n in range(1, 48)]
