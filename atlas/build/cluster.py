@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from atlas.errors import BuildError
@@ -11,7 +12,7 @@ from atlas.errors import BuildError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from distributed import Client, Worker, WorkerPlugin
+    from distributed import Client, Scheduler, Worker
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes a worker may use before it is restarted; the largest cases take half of it (benchmarks/build.py)."""
@@ -22,11 +23,7 @@ kernel clear fresh pages each time cost as much as all the computing."""
 
 CONNECT_TIMEOUT = "20s"
 
-CASE = "case"
-"""Dask resource of the workers that build cases, as many as they have threads."""
-
-FETCHER = "fetch"
-"""Name of the worker that fetches files; it builds no cases."""
+_FETCHER = "atlas-fetch"
 
 
 def cores() -> int:
@@ -61,14 +58,13 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Client]:
         "distributed.admin.log-format": "%(message)s",
         "logging": {"distributed": "error", "distributed.nanny": "critical"},
     }
-    with dask.config.set(settings):
+    with dask.config.set(settings), _quiet():
         if scheduler is not None:
             try:
                 client = Client(scheduler, timeout=CONNECT_TIMEOUT)
             except (OSError, ValueError) as error:
                 raise BuildError(f"no Dask scheduler answers at {scheduler} ({error})") from error
-            with client:
-                client.register_plugin(_case_slots())
+            with client, _case_slots(client):
                 yield client
             return
         with (
@@ -78,22 +74,76 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Client]:
                 processes=True,
                 memory_limit=MEMORY_LIMIT,
                 dashboard_address="127.0.0.1:0",  # any free port, and nobody from outside
+                silence_logs=logging.CRITICAL,
             ) as local,
             Client(local) as client,
+            _case_slots(client),
         ):
-            client.register_plugin(_case_slots())
             yield client
 
 
-def _case_slots() -> WorkerPlugin:
-    """Give every worker but the fetching one its slots for cases: those that are there, and those that come later."""
-    from distributed import WorkerPlugin
+def case_slot(client: Client) -> dict[str, int]:
+    """Dask resource that a case takes, of this client's run: workers have as many as threads, the fetching one none."""
+    return {f"case of {client.id}": 1}
+
+
+def fetcher_name(client: Client) -> str:
+    """Name of the worker that fetches for a client."""
+    return f"{_FETCHER} for {client.id}"
+
+
+def wake(client: Client) -> None:
+    """Let the scheduler look once more for workers for the tasks that had none.
+
+    It looks when a worker joins, which is before that worker has its slots (distributed.Scheduler.add_worker): what
+    waited for the first worker of a cluster, or for one that was restarted, would wait for ever.
+    """
+
+    def look(dask_scheduler: Scheduler) -> None:
+        waiting = {task.key: "waiting" for task in dask_scheduler.unrunnable if dask_scheduler.valid_workers(task)}
+        dask_scheduler.transitions(waiting, "atlas-wake")
+
+    client.run_on_scheduler(look)
+
+
+@contextmanager
+def _case_slots(client: Client) -> Iterator[None]:
+    """Give the workers slots for cases, those that are there and those that come later, and take them back."""
+    from distributed import Status, WorkerPlugin
+
+    (slot,) = case_slot(client)
 
     class CaseSlots(WorkerPlugin):  # type: ignore[misc]
-        name = "atlas-case-slots"
+        name = slot
 
         async def setup(self, worker: Worker) -> None:
-            if worker.name != FETCHER:
-                await worker.set_resources(**{CASE: worker.state.nthreads})
+            if not str(worker.name).startswith(_FETCHER):
+                await worker.set_resources(**{slot: worker.state.nthreads})
 
-    return CaseSlots()
+        async def teardown(self, worker: Worker) -> None:
+            if worker.status is Status.running and slot in worker.state.total_resources:
+                await worker.set_resources(**{slot: 0})
+
+    client.register_plugin(CaseSlots())
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError):  # the scheduler may be gone
+            client.unregister_worker_plugin(slot)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Dask's own log, which speaks of its parts; what became of a case or a file is in its outcome.
+
+    A worker that closes while its heartbeat is under way logs that as an error with a traceback, however orderly the
+    end (distributed.worker.Worker.heartbeat).
+    """
+    handlers = [(handler, handler.level) for handler in logging.getLogger("distributed").handlers]
+    for handler, _ in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for handler, level in handlers:
+            handler.setLevel(level)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atlas.build.cluster import cluster
-from atlas.build.fetching import TOPIC, Arrival, Parcel, fetcher, parcels, send
+from atlas.build.fetching import TOPIC, Arrival, Parcel, fetcher, parcels
+from atlas.errors import FetchError
+from atlas.ingest.cases import case_of
 from atlas.spec import load_manifest
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ class FetchEvent:
     total: int | None = None
     error: str | None = None
 
+    @classmethod
+    def of(cls, event: dict[str, Any]) -> FetchEvent:
+        """Out of what a worker sent; the scheduler adds who it was."""
+        return cls(event["stage"], event["file"], event["done"], event["total"])
+
 
 @dataclass
 class Delivery:
@@ -60,7 +67,7 @@ class Delivery:
     plans: dict[str, Plan]
     sources: Path
     mirror: str | None = None
-    _parcels: dict[str, set[Parcel]] = field(default_factory=dict)
+    _parcels: dict[str, list[Parcel]] = field(default_factory=dict)
     _coming: dict[Future, Parcel] = field(default_factory=dict)
     _listener: Callable[[FetchEvent], None] | None = None
 
@@ -73,36 +80,17 @@ class Delivery:
         FetchError
             If a source does not say what it holds.
         """
-        from atlas.fetch.plan import plan
-
         sources = sources.resolve()
-        plans = {name: plan(load_manifest(name), sources / name) for name in with_lenders(datasets)}
-        return cls(plans, sources, mirror, {name: set(parcels(found)) for name, found in plans.items()})
+        plans = {name: _plan(load_manifest(name), sources) for name in with_lenders(datasets)}
+        return cls(plans, sources, mirror, {name: _ordered(found) for name, found in plans.items()})
 
     @property
     def parcels(self) -> list[Parcel]:
-        """All that is to be fetched, in a lasting order."""
-        return [parcel for group in self._parcels.values() for parcel in sorted(group, key=lambda p: p.name)]
+        """All that is to be fetched, in order."""
+        return [parcel for group in self._parcels.values() for parcel in group]
 
-    def fetch(self, listener: Callable[[FetchEvent], None] | None = None) -> list[Arrival]:
-        """Fetch without building anything; what goes wrong with a file stands in its arrival."""
-        from distributed import as_completed
-
-        if not self.parcels:
-            return []
-        with cluster(0, None) as client, self.running(client, listener) as coming:
-            queue = as_completed(coming)
-            coming.clear()  # whoever holds a future keeps its result on the worker, which is closed first
-            return [self.arrived(future) for future in queue]
-
-    def pending(self, manifest: Manifest) -> set[Parcel]:
-        """What is on its way for a dataset, its borrowed CT included."""
-        names = with_lenders([manifest.id])
-        return set().union(*(self._parcels.get(name, set()) for name in names))
-
-    @contextmanager
-    def running(self, client: Client, listener: Callable[[FetchEvent], None] | None) -> Iterator[list[Future]]:
-        """Fetch on a cluster; the futures are to be handed to `arrived`.
+    def check_room(self) -> None:
+        """Refuse to start what cannot be finished.
 
         Raises
         ------
@@ -112,13 +100,49 @@ class Delivery:
         from atlas.fetch.space import check_space
 
         check_space(list(self.plans.values()), self.sources)
-        self._listener, wanted = listener, self.parcels
-        if listener is not None and wanted:
-            client.subscribe_topic(TOPIC, lambda event: listener(FetchEvent(**event[1])))
-        with fetcher(client, wanted):
-            for parcel in wanted:
-                self._coming[send(client, parcel, self.sources / parcel.dataset, self.mirror)] = parcel
-            yield list(self._coming)
+
+    def fetch(self, listener: Callable[[FetchEvent], None] | None = None) -> list[Arrival]:
+        """Fetch without building anything; what goes wrong with a file stands in its arrival.
+
+        Parameters
+        ----------
+        listener
+            Called as files come in, from several threads.
+
+        Raises
+        ------
+        FetchError
+            If the disk cannot hold what is missing.
+        """
+        from distributed import as_completed
+
+        if not self.parcels:
+            return []
+        self.check_room()
+        with cluster(0, None) as client, self.running(client, listener) as coming:
+            return [self.arrived(future) for future in as_completed(coming)]
+
+    def pending(self, manifest: Manifest) -> list[Parcel]:
+        """What is on its way for a dataset, its borrowed CT included."""
+        return [parcel for name in with_lenders([manifest.id]) for parcel in self._parcels.get(name, ())]
+
+    @contextmanager
+    def running(self, client: Client, listener: Callable[[FetchEvent], None] | None) -> Iterator[list[Future]]:
+        """Fetch on a cluster; the futures are to be handed to `arrived`."""
+        wanted, self._listener = self.parcels, listener
+        if not wanted:
+            yield []
+            return
+        if listener is not None:
+            client.subscribe_topic(TOPIC, lambda event: listener(FetchEvent.of(event[1])))
+        with fetcher(client, wanted, self.sources, self.mirror) as worker:
+            self._coming = {worker.send(parcel, turn): parcel for turn, parcel in enumerate(wanted)}
+            try:
+                yield list(self._coming)
+            finally:
+                for future in self._coming:
+                    future.release()
+                self._coming.clear()
 
     def arrived(self, future: Future) -> Arrival:
         """Account for a future that is done."""
@@ -126,10 +150,29 @@ class Delivery:
         if future.status == "finished":
             arrival: Arrival = future.result()
         else:
-            arrival = Arrival(parcel, error=f"unexpected {type(future.exception()).__name__}: {future.exception()}")
+            error = future.exception()
+            arrival = Arrival(parcel.name, error=f"unexpected {type(error).__name__}: {error}")
+        # its result lies on the worker that fetched, and must be wanted by nobody when that is closed
+        future.release()
         if self._listener is not None:
             self._listener(FetchEvent("done", parcel.name, arrival.transferred, None, arrival.error))
         return arrival
+
+
+def _plan(manifest: Manifest, sources: Path) -> Plan:
+    from atlas.fetch.plan import plan
+
+    try:
+        return plan(manifest, sources / manifest.id)
+    except FetchError as error:
+        text = str(error)
+        raise FetchError(text if text.startswith(f"{manifest.id}:") else f"{manifest.id}: {text}") from error
+
+
+def _ordered(plan: Plan) -> list[Parcel]:
+    """Case by case, so that the first ones are complete early; before them what belongs to no case, such as tables."""
+    layout = load_manifest(plan.dataset).layout
+    return sorted(parcels(plan), key=lambda parcel: (case_of(layout, parcel.target) or "", parcel.name))
 
 
 def with_lenders(datasets: Iterable[str]) -> list[str]:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
 from atlas.errors import ScanError
 from atlas.ingest.cases import case_of, find_cases
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from atlas.build.context import Context
     from atlas.build.fetching import Arrival, Parcel
     from atlas.ingest.cases import CaseFiles
     from atlas.spec.files import Layout
 
-LOOK_EVERY = 2.0
-"""Seconds between two looks at a dataset's folder, which may hold thousands of files."""
+LOOKING = 0.05
+"""Share of the time that may go into looking at a dataset's folder, which may hold many thousands of files."""
+
+NAMED = 3
+"""Files that are named as missing before the others are only counted."""
 
 
 @dataclass
@@ -27,32 +30,44 @@ class Feed:
 
     Attributes
     ----------
-    pending
-        What is still on its way to the dataset's folder, or to that of the dataset whose CT it shares.
+    coming
+        What is on its way to the dataset's folder, or to that of the dataset whose CT it shares.
     limit
         At most so many cases.
     """
 
     context: Context
-    pending: set[Parcel]
+    coming: InitVar[Iterable[Parcel]]
     limit: int | None = None
-    failures: list[str] = field(default_factory=list)
+    _pending: dict[str, Parcel] = field(default_factory=dict)
+    _failed: dict[str, tuple[Parcel, str]] = field(default_factory=dict)
     _given: set[str] = field(default_factory=set)
-    _looked: float = 0.0
+    _changed: bool = True
+    _next_look: float = 0.0
     _over: bool = False
+
+    def __post_init__(self, coming: Iterable[Parcel]) -> None:
+        self._pending = {parcel.name: parcel for parcel in coming}
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is on its way."""
+        return bool(self._pending)
 
     @property
     def total(self) -> int:
         """How many cases there will be, as far as is known."""
-        expected = max(len(self._given), self.context.manifest.labelled) if self.pending else len(self._given)
+        expected = max(len(self._given), self.context.manifest.labelled) if self.waits else len(self._given)
         return expected if self.limit is None else min(self.limit, expected)
 
     def arrived(self, arrival: Arrival) -> None:
         """Take note of what came, or did not."""
-        if arrival.parcel in self.pending:
-            self.pending.discard(arrival.parcel)
-            if arrival.error is not None:
-                self.failures.append(f"{arrival.parcel.name}: {arrival.error}")
+        parcel = self._pending.pop(arrival.name, None)
+        if parcel is None:
+            return
+        self._changed = True
+        if arrival.error is not None:
+            self._failed[arrival.name] = (parcel, arrival.error)
 
     def ready(self) -> list[CaseFiles]:
         """Cases that were not ready before; at the end all the others, with what is wrong with them.
@@ -62,39 +77,57 @@ class Feed:
         ScanError
             If nothing more is on its way and there is no dataset.
         """
-        if self._over or (self.pending and time.monotonic() - self._looked < LOOK_EVERY):
+        start = time.monotonic()
+        if self._over or (self.waits and not (self._changed and start >= self._next_look)):
             return []
-        self._looked, self._over = time.monotonic(), not self.pending
+        self._over, self._changed = not self.waits, False
         try:
             cases = find_cases(self.context.manifest, self.context.sources)
         except ScanError:
-            if self.pending:
+            if self.waits:
                 return []
             raise
-        room = None if self.limit is None else self.limit - len(self._given)
-        fresh = [case for case in cases if case.source_case not in self._given]
-        fresh = complete(fresh, self.context.manifest.layout, self.pending)[:room]
+        finally:
+            self._next_look = time.monotonic() + (time.monotonic() - start) / LOOKING
+        return self._fresh([case for case in cases if case.source_case not in self._given])
+
+    def _fresh(self, cases: list[CaseFiles]) -> list[CaseFiles]:
+        layout = self.context.manifest.layout
+        failed = [parcel for parcel, _ in self._failed.values()]
+        whole = complete(cases, layout, [*self._pending.values(), *failed])
+        if not self.waits:
+            sound = {case.source_case for case in whole}
+            for case in cases:
+                if case.source_case not in sound:
+                    case.problem = "; ".join(filter(None, (case.problem, self._lacks(case.source_case))))
+            whole = cases
+        fresh = whole[: None if self.limit is None else self.limit - len(self._given)]
         self._given.update(case.source_case for case in fresh)
-        for case in fresh:
-            if case.problem is not None and self.failures:
-                case.problem = f"{case.problem}; not fetched: {'; '.join(self.failures)}"
         return fresh
 
+    def _lacks(self, case: str) -> str | None:
+        """What was not fetched of a case: its own files, and those that may hold a part of it."""
+        layout = self.context.manifest.layout
+        of = {name: case_of(layout, parcel.target) for name, (parcel, _) in self._failed.items()}
+        texts = [f"{name} ({self._failed[name][1]})" for name in of if of[name] in (case, None)]
+        more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+        return f"not fetched: {', '.join(texts[:NAMED])}{more}" if texts else None
 
-def complete(cases: list[CaseFiles], layout: Layout, pending: Collection[Parcel]) -> list[CaseFiles]:
-    """Cases to which nothing that is on its way can belong.
+
+def complete(cases: list[CaseFiles], layout: Layout, missing: Collection[Parcel]) -> list[CaseFiles]:
+    """Cases that lack nothing, and to which nothing that is missing can belong.
 
     A case of single files is complete with the last of them. Of a folder of masks nobody can tell from the outside
     whether the next archive has more for it.
     """
-    if not pending:
+    if not missing:
         return cases
-    cases = [case for case in cases if case.problem is None]
+    downloads = [parcel.downloads[0] for parcel in missing]
+    archives = [download for download in downloads if download.archive]
     single = not (layout.masks or layout.study or any(pattern.endswith("/") for pattern in layout.image))
-    if single:
-        return cases
-    downloads = [download for parcel in pending for download in parcel.downloads]
-    if any(download.archive and not download.whole_cases for download in downloads):
+    if not single and not all(download.whole_cases for download in archives):
         return []
-    coming = {case_of(layout, download.target) for download in downloads if not download.archive}
-    return [case for case in cases if case.source_case not in coming]
+    if layout.regions and (archives or any(download.target == layout.regions.file for download in downloads)):
+        return []  # a table about all cases
+    theirs = {case_of(layout, download.target) for download in downloads if not download.archive}
+    return [case for case in cases if case.problem is None and case.source_case not in theirs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -84,13 +84,15 @@ def build(
     progress
         Called after each case: how many are done, of how many, and what became of it.
     fetching
-        Called as files come in.
+        Called as files come in, from several threads.
 
     Raises
     ------
     BuildError
         If the build cannot start: a dataset is not there, its licence forbids what the recipe demands, another build
         is at work, another corpus in the place.
+    FetchError
+        If the disk cannot hold what is missing.
     SpecError
         If a specification is wrong.
     """
@@ -102,12 +104,17 @@ def build(
     delivery = delivery or Delivery({}, sources)
     feeds = [Feed(context, delivery.pending(context.manifest), limit) for context in contexts]
     _check_sources(feeds)
+    delivery.check_room()
     summary = BuildSummary()
-    with _log(corpus) as log, cluster(workers, scheduler) as client:
+    with (
+        _log(corpus) as log,
+        cluster(workers, scheduler) as client,
+        closing(outcomes(client, feeds, delivery, summary.missing, fetching)) as results,
+    ):
         clean(corpus)
         write_root(corpus, taxonomy, recipe, atlas.__version__)
         quarantine = catalog.read_quarantine(corpus)
-        for done, outcome in enumerate(outcomes(client, feeds, delivery, summary.missing, fetching), start=1):
+        for done, outcome in enumerate(results, start=1):
             _account(summary, quarantine, outcome, log)
             if progress is not None:
                 progress(done, sum(feed.total for feed in feeds), outcome)
@@ -178,7 +185,7 @@ def _context(name: str, taxonomy: Taxonomy, recipe: Recipe, sources: Path, corpu
 def _check_sources(feeds: list[Feed]) -> None:
     """A dataset that is not there and is not being fetched either is a mistake to hear of at once."""
     for feed in feeds:
-        if feed.pending:
+        if feed.waits:
             continue
         try:
             find_cases(feed.context.manifest, feed.context.sources)

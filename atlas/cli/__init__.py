@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import typer
 
 from atlas.cli import ask, construct, datasets, demonstrate, obtain
 from atlas.errors import AtlasError
+
+INTERRUPTED = 128 + signal.SIGINT
+"""What typer makes of Ctrl-C."""
 
 app = typer.Typer(
     name="atlas",
@@ -42,7 +46,9 @@ def main() -> None:
     except AtlasError as error:
         print(f"atlas: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
         print("atlas: stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:

@@ -60,7 +60,7 @@ def _planned(datasets: list[str], sources: Path, mirror: str | None) -> Delivery
     try:
         delivery = Delivery.planned(datasets, sources, mirror=mirror)
     except FetchError as error:
-        raise FetchError(f"{error}. With --offline, what is there is built") from error
+        raise FetchError(f"{str(error).rstrip('.')}. With --offline, what is there is built") from error
     show_licences(delivery)
     return delivery
 

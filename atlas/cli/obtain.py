@@ -44,7 +44,7 @@ def fetch(
         arrivals = delivery.fetch(display.files)
     failed = [arrival for arrival in arrivals if arrival.error is not None]
     for name, plan in delivery.plans.items():
-        console.print(f"{name}: {_state(plan, to / name)}", soft_wrap=True)
+        console.print(f"{name}: {_state(plan, to / name)}", markup=False, soft_wrap=True)
         show_steps(plan, to / name)
     if failed:
         raise AtlasError(f"{len(failed)} of {len(arrivals)} could not be fetched; run the same command again to go on")
@@ -54,14 +54,14 @@ def fetch(
 
 def show_licences(delivery: Delivery) -> None:
     """Say under which terms a dataset stands, before the first of its files is downloaded."""
-    from atlas.spec import load_manifest
-
-    for parcel_of in sorted({parcel.dataset for parcel in delivery.parcels}):
-        licence = load_manifest(parcel_of).licence
+    for name, plan in sorted(delivery.plans.items()):
+        if not plan.todo and not plan.by_hand:
+            continue
+        licence = plan.licence
         doubt = "" if licence.verified else " (unverified)"
         uses = f"commercial use: {yes_no(licence.commercial)}; redistribution: {yes_no(licence.redistribution)}"
         note = f". {licence.note}" if licence.note else ""
-        notes.print(f"{parcel_of}: licence {licence.id}{doubt}; {uses}{note}", markup=False, soft_wrap=True)
+        notes.print(f"{name}: licence {licence.id}{doubt}; {uses}{note}", markup=False, soft_wrap=True)
 
 
 def yes_no(value: bool | None) -> str:
@@ -78,11 +78,13 @@ def show_steps(plan: Plan, folder: Path) -> None:
     for file in plan.by_hand:
         known = [decimal(file.size)] if file.size else []
         known += [f"{kind} {value}" for kind, value in (("md5", file.md5), ("sha256", file.sha256)) if value]
-        what = f" ({file.what})" if file.what else ""
-        console.print(
-            f"  put {folder / file.target}{what}{': ' if known else ''}{', '.join(known)}", markup=False, soft_wrap=True
-        )
-    console.print(f"  then run `atlas fetch {plan.dataset} --to {folder.parent}` again: it checks and unpacks them")
+        facts = f": {', '.join(known)}" if known else ""
+        about = [file.what] if file.what else []
+        about += [f"{{case}} is {', '.join(file.each)}"] if file.each else []
+        what = f" ({'; '.join(about)})" if about else ""
+        console.print(f"  put {folder / file.target}{what}{facts}", markup=False, soft_wrap=True)
+    again = f"atlas fetch {plan.dataset} --to {folder.parent}"
+    console.print(f"  then run `{again}` again: it checks and unpacks them", markup=False, soft_wrap=True)
 
 
 def _state(plan: Plan, folder: Path) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from datetime import timedelta
+from threading import Lock
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Group
 from rich.filesize import decimal
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -16,14 +20,17 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
+from rich.table import Column
 
 from atlas.cli.output import notes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from atlas.build.case import Outcome
     from atlas.build.delivery import Delivery, FetchEvent
+    from atlas.build.fetching import Parcel
 
 LINE_EVERY = 10.0
 """Seconds between two progress lines where there is no terminal."""
@@ -31,14 +38,19 @@ LINE_EVERY = 10.0
 FILES_SHOWN = 6
 """Bars of single files; the others are in the total."""
 
+LISTED = 50
+"""Lines, one for each file, before the rest only counts."""
+
+WINDOW = 30.0
+"""Seconds over which a rate is measured."""
+
 
 class Display:
     """What is going on, as it happens."""
 
     def __init__(self, delivery: Delivery | None = None) -> None:
-        sizes = [d.size for parcel in delivery.parcels for d in parcel.downloads] if delivery else []
         self.cases = CaseProgress()
-        self.files = FileProgress(None if None in sizes else sum(size or 0 for size in sizes))
+        self.files = FileProgress(delivery.parcels if delivery else ())
         self._live = Live(Group(self.files.bars, self.cases.bar), console=notes, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -83,69 +95,135 @@ class CaseProgress:
 
 
 class FileProgress:
-    """Files fetched and unpacked.
+    """Files fetched and unpacked; called from several threads.
 
     Parameters
     ----------
-    expected
-        Bytes of all files, if every size is known.
+    parcels
+        All that will come.
     """
 
-    def __init__(self, expected: int | None) -> None:
-        self._start = self._last = time.monotonic()
-        self._expected = expected
+    def __init__(self, parcels: Sequence[Parcel] = ()) -> None:
+        files = [(f"{d.dataset}/{d.target}", parcel.name, d.size) for parcel in parcels for d in parcel.downloads]
+        self._of = {file: parcel for file, parcel, _ in files}
+        self._unknown = {file for file, _, size in files if size is None}
+        self._size = sum(size or 0 for _, _, size in files)
         self._bytes: dict[str, int] = {}
-        self._tasks: dict[str, TaskID] = {}
+        self._parcels, self._over, self._failed = len(parcels), set[str](), 0
+        self._there, self._come = 0, _Meter()
+        self._last = time.monotonic()
+        self._lock = Lock()
+        self._tasks: dict[str, tuple[TaskID, _Meter]] = {}
         self._total: TaskID | None = None
         self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=20),
             DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}", justify="right"),
+            TextColumn("{task.fields[left]}", justify="right"),
             console=notes,
+            expand=True,
         )
 
     def __call__(self, event: FetchEvent) -> None:
         """Take note of how far a file is."""
-        if event.stage == "done":
-            self._finish(event)
-            return
-        if self._total is None:
-            self._total = self.bars.add_task("[bold]fetch", total=self._expected)
+        with self._lock:
+            if event.stage == "done":
+                self._finish(event)
+            elif self._of.get(event.file) not in self._over:  # news may come late
+                self._advance(event)
+            now, end = time.monotonic(), event.stage == "done" and len(self._over) == self._parcels > LISTED
+            if not notes.is_terminal and (now - self._last > LINE_EVERY or end):
+                self._last = now
+                notes.print(self._line(), soft_wrap=True)
+
+    @property
+    def _expected(self) -> int | None:
+        """Bytes of all files, if every size is known."""
+        return None if self._unknown else self._size
+
+    def _advance(self, event: FetchEvent) -> None:
         if event.stage == "fetch":
+            if event.file in self._bytes:
+                self._come.to(self._come.done + event.done - self._bytes[event.file])
+            else:  # most of it may have been there
+                self._there += event.done
             self._bytes[event.file] = event.done
-            self.bars.update(self._total, completed=sum(self._bytes.values()))
+            if event.file in self._unknown and event.total is not None:
+                self._unknown.discard(event.file)
+                self._size += event.total
+        self._show_total()
         self._show(event)
-        now = time.monotonic()
-        if not notes.is_terminal and now - self._last > LINE_EVERY:
-            self._last = now
-            notes.print(self._line(now), soft_wrap=True)
+
+    def _show_total(self) -> None:
+        expected, done = self._expected, self._there + self._come.done
+        if self._total is None:
+            self._total = self.bars.add_task("[bold]fetch", rate="", left="")
+        left = self._come.left(None if expected is None else expected - done)
+        self.bars.update(self._total, total=expected, completed=done, rate=self._come.rate, left=left)
 
     def _show(self, event: FetchEvent) -> None:
         name = f"{event.stage} {event.file}"
-        finished = event.total is not None and event.done >= event.total
-        if name not in self._tasks and not finished and len(self._tasks) < FILES_SHOWN:
-            self._tasks[name] = self.bars.add_task(name, total=event.total)
+        if event.total is not None and event.done >= event.total:
+            self._hide(name)
+            return
+        if name not in self._tasks and len(self._tasks) < FILES_SHOWN:
+            self._tasks[name] = self.bars.add_task(escape(name), rate="", left=""), _Meter(event.done)
         if name in self._tasks:
-            self.bars.update(self._tasks[name], completed=event.done, total=event.total)
-            if finished:
-                self.bars.remove_task(self._tasks.pop(name))
+            task, meter = self._tasks[name]
+            meter.to(event.done)
+            left = meter.left(None if event.total is None else event.total - event.done)
+            self.bars.update(task, completed=event.done, total=event.total, rate=meter.rate, left=left)
 
-    def _line(self, now: float) -> str:
-        done = sum(self._bytes.values())
-        rate = done / max(now - self._start, 1e-3)
-        line = f"fetched {decimal(done)}"
-        if self._expected:
-            line += f" of {decimal(self._expected)}, {(self._expected - done) / max(rate, 1) / 60:.1f} minutes left"
-        return f"{line} ({decimal(int(rate))}/s)"
+    def _hide(self, name: str) -> None:
+        if name in self._tasks:
+            self.bars.remove_task(self._tasks.pop(name)[0])
+
+    def _line(self) -> str:
+        expected, done = self._expected, self._there + self._come.done
+        of = "" if expected is None else f" of {decimal(expected)}"
+        left = self._come.left(None if expected is None else expected - done)
+        parts = [f"fetched {decimal(done)}{of}", f"{len(self._over)} of {self._parcels} files or folders"]
+        return ", ".join([*parts, self._come.rate, *([f"{left} left"] if left else [])])
 
     def _finish(self, event: FetchEvent) -> None:
-        for stage in ("fetch", "unpack"):
-            task = self._tasks.pop(f"{stage} {event.file}", None)
-            if task is not None:
-                self.bars.remove_task(task)
-        if event.error is None:
-            notes.print(f"{event.file}: there ({decimal(event.done)} fetched)", soft_wrap=True)
-        else:
-            notes.print(f"{event.file}: {event.error}", markup=False, soft_wrap=True)
+        self._over.add(event.file)
+        for name in [name for name in self._tasks if self._of.get(name.partition(" ")[2]) == event.file]:
+            self._hide(name)
+        if event.error is not None:
+            self._failed += 1
+            if self._failed <= LISTED:
+                notes.print(f"{event.file}: {event.error}", markup=False, soft_wrap=True)
+        elif self._parcels <= LISTED:
+            notes.print(f"{event.file}: there ({decimal(event.done)} fetched)", markup=False, soft_wrap=True)
+
+
+class _Meter:
+    """How fast something has grown of late."""
+
+    def __init__(self, done: int = 0) -> None:
+        self.done = done
+        self._samples = deque([(time.monotonic(), done)])
+
+    def to(self, done: int) -> None:
+        """Take note of where it is."""
+        now, self.done = time.monotonic(), done
+        self._samples.append((now, done))
+        while len(self._samples) > 2 and now - self._samples[0][0] > WINDOW:  # noqa: PLR2004
+            self._samples.popleft()
+
+    @property
+    def _speed(self) -> float:
+        (start, before), (end, after) = self._samples[0], self._samples[-1]
+        return max(0.0, (after - before) / max(end - start, 0.1))
+
+    @property
+    def rate(self) -> str:
+        """Bytes a second in words."""
+        return f"{decimal(int(self._speed))}/s"
+
+    def left(self, missing: int | None) -> str:
+        """Time that the rest will take, as far as one can tell."""
+        if missing is None or self._speed < 1:
+            return ""
+        return str(timedelta(seconds=round(max(0, missing) / self._speed)))

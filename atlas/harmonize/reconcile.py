@@ -85,8 +85,8 @@ def reconcile(
     method
         How labels are resampled.
     slices
-        [lo, hi) along the third stored axis of the label volumes, where a table of the publisher says that only
-        these were annotated; elsewhere their classes are unknown.
+        [lo, hi) along the third stored axis of the label volumes, counted upwards from the lowest slice, where a table
+        of the publisher says that only these were annotated; elsewhere their classes are unknown.
 
     Raises
     ------
@@ -123,14 +123,26 @@ def _limits(layer: SourceLabels, rules: LabelRules, case: str, slices: tuple[int
     if exception is not None and exception.box is not None:
         limits.append(exception.box)
     if slices is not None:
-        i, j, k = layer.data.shape
-        if not 0 <= slices[0] < slices[1] <= k:
-            raise LabelError(
-                f"label {layer.name!r} has {k} slices; the publisher's table says that those from {slices[0]} up to "
-                f"{slices[1]} were annotated. One of the two is another version"
-            )
-        limits.append(((0, i), (0, j), slices))
+        limits.append(_annotated(layer, slices))
     return limits
+
+
+def _annotated(layer: SourceLabels, slices: tuple[int, int]) -> Box:
+    """Box of a layer that holds the slices of a table, which counts them upwards."""
+    i, j, k = layer.data.shape
+    lo, hi = slices
+    if not 0 <= lo < hi <= k:
+        raise LabelError(
+            f"label {layer.name!r} has {k} slices; the publisher's table says that those from {lo} up to {hi} were "
+            "annotated. One of the two is another version"
+        )
+    right, front, up = layer.affine[:3, 2]
+    if abs(up) <= max(abs(right), abs(front)):
+        raise LabelError(
+            f"label {layer.name!r} is not stored in axial slices, and the publisher's table says which of these were "
+            "annotated"
+        )
+    return ((0, i), (0, j), (lo, hi) if up > 0 else (k - hi, k - lo))
 
 
 def _drawn(packer: MaskPacker) -> int:

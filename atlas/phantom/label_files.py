@@ -46,11 +46,14 @@ class LabelGrid:
         (4, 4), indices along the labels' axes to RAS mm.
     slices
         [lo, hi) along their third axis: what was annotated.
+    counted
+        The same as the publisher's table has it, upwards from the lowest slice.
     """
 
     turn: NDArray[np.float64]
     affine: Floats
     slices: tuple[int, int]
+    counted: tuple[int, int]
 
     def stored(self, labels: NDArray[np.integer]) -> NDArray[np.integer]:
         """Labels along the CT's axes, as they are stored."""
@@ -78,9 +81,10 @@ def label_grid(here: Published, case: str, painted: Painted) -> LabelGrid:
     affine = painted.affine @ nib.orientations.inv_ornt_aff(turn, shape)
     count = nib.apply_orientation(np.empty(shape, bool), turn).shape[2]
     if layout.regions is None:
-        return LabelGrid(turn, affine, (0, count))
+        return LabelGrid(turn, affine, (0, count), (0, count))
     odd = zlib.crc32(f"{here.manifest.id}/{case}".encode()) % 3
-    return LabelGrid(turn, affine, (count // 8 + odd, count - count // 9))
+    lo, hi = count // 8 + odd, count - count // 9
+    return LabelGrid(turn, affine, (lo, hi), (lo, hi) if affine[2, 2] > 0 else (count - hi, count - lo))
 
 
 def write_labels(

@@ -45,7 +45,7 @@ def write_regions(here: Published, slices: Mapping[str, tuple[int, int]]) -> Non
     Parameters
     ----------
     slices
-        By case: [lo, hi) along the third stored axis.
+        By case: [lo, hi) along the third stored axis, counted upwards from the lowest slice.
     """
     regions = here.manifest.layout.regions
     if regions is None:

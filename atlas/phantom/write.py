@@ -187,7 +187,7 @@ def _write_case(
         available=available(here.label_map, here.taxonomy, present, shown, any_label=layout.alternatives),
         region=grid.region(painted.numbers.shape) if layout.regions else None,
     )
-    return phantom, grid.slices
+    return phantom, grid.counted
 
 
 def _nothing_empty(here: Published) -> bool:

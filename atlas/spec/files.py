@@ -65,7 +65,8 @@ class Regions(Spec):
     case: Annotated[int, Field(ge=0)]
     """Column of the case, from 0."""
     slices: Annotated[tuple[int, int], Field(strict=False)]
-    """Columns of the first annotated voxel along the third stored axis, and of the one after the last."""
+    """Columns of the first annotated slice along the third stored axis, and of the one after the last: counted upwards
+    from the lowest slice, whichever way the axis runs."""
 
 
 class Layout(Spec):

@@ -8,8 +8,10 @@ import json
 import logging
 import re
 import threading
+import time
 import zlib
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -20,11 +22,18 @@ TOKEN = "made-up-token"
 ACCOUNT = "123456789012"
 """moto's."""
 
+PIECE = 16 * 1024
+"""Bytes at a time of a slow answer."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        with self.server.watch(self):
+            self.answer()
+
+    def answer(self):
         parts = urlsplit(self.path)
         for pattern, answer in ROUTES:
             if found := re.fullmatch(pattern, unquote(parts.path)):
@@ -127,6 +136,10 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root = Path(root).resolve()
         self.places = {}
+        self.watch = lambda _: nullcontext()
+
+    def handle_error(self, *_):
+        """A client that is killed breaks off."""
 
     @property
     def url(self):
@@ -140,10 +153,69 @@ class _Server(ThreadingHTTPServer):
         return entity
 
 
+class Watch:
+    """Notes what is asked for, and how much at once of a host; `gate(path)` may hold an answer back.
+
+    An answer whose path holds `slow` breaks into small pieces with pauses, until it is set to None.
+    """
+
+    def __init__(self, gate=lambda path: None):
+        self.gate = gate
+        self.slow = None
+        self.asked = []
+        self.now, self.most = Counter(), Counter()
+        self.lock = threading.Lock()
+
+    @contextmanager
+    def __call__(self, handler):
+        host = handler.headers["host"].partition(":")[0]
+        with self.lock:
+            self.asked.append((handler.path, handler.headers.get("range")))
+            self.now[host] += 1
+            self.most[host] = max(self.most[host], self.now[host])
+        try:
+            self.gate(handler.path)
+            if self.slow and self.slow in handler.path:
+                handler.wfile = _Drip(handler.wfile, self)
+            yield
+        finally:
+            with self.lock:
+                self.now[host] -= 1
+
+    @property
+    def paths(self):
+        return [path for path, _ in self.asked]
+
+
+class _Drip:
+    """A stream that writes slowly."""
+
+    def __init__(self, stream, watch):
+        self.stream, self.watch = stream, watch
+
+    def write(self, data):
+        for start in range(0, len(data), PIECE):
+            self.stream.write(data[start : start + PIECE])
+            time.sleep(0.05 if self.watch.slow else 0)
+        return len(data)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+def until(condition, seconds=60):
+    """Wait for something; returns whether it came about."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(found)
+
+
 @contextmanager
-def serving(root):
-    """Serve a folder; gives the base address."""
+def serving(root, watch=None):
+    """Serve a folder; gives the base address. `watch(handler)` is a context that every request is answered in."""
     server = _Server(root)
+    server.watch = watch or server.watch
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

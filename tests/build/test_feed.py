@@ -21,7 +21,7 @@ def pair(name):
 def parcel(*targets, archive=False, whole=False, group=""):
     unpacking = Unpacking() if archive else None
     return Parcel(
-        "toy",
+        f"toy/{group or targets[0]}",
         tuple(Download("toy", f"https://x/{t}", t, archive=unpacking, whole_cases=whole, group=group) for t in targets),
     )
 

@@ -235,13 +235,19 @@ class TestAnnotatedSlices:
             np.testing.assert_array_equal(unknown(done, rules, name), outside)
         assert not unknown(self.done(rules, None, layer), rules, "liver").any()
 
-    def test_they_count_along_the_third_stored_axis_whichever_way_it_runs(self, taxonomy, label_map):
+    def test_they_count_upwards_whichever_way_the_third_stored_axis_runs(self, taxonomy, label_map):
         rules = compile_rules(label_map(values={"seg": {1: "liver"}}), taxonomy)
         down = AFFINE @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 19], [0, 0, 0, 1]])
         layer = SourceLabels("seg", "values", labels(v1=LEFT)[:, :, ::-1], down)
         outside = np.ones((20, 30, 40), bool)
-        outside[20 - 16 : 20 - 6] = False  # slices 6 to 15 from the top
+        outside[6:16] = False
         np.testing.assert_array_equal(unknown(self.done(rules, (6, 16), layer), rules, "liver"), outside)
+
+    def test_labels_in_other_than_axial_slices_are_refused(self, taxonomy, label_map):
+        rules = compile_rules(label_map(values={"seg": {1: "liver"}}), taxonomy)
+        layer = SourceLabels("seg", "values", labels(v1=LEFT).transpose(0, 2, 1), AFFINE[:, [0, 2, 1, 3]])
+        with pytest.raises(LabelError, match="'seg' is not stored in axial slices"):
+            self.done(rules, (4, 16), layer)
 
     def test_a_box_of_the_label_map_holds_as_well(self, taxonomy, label_map):
         exception = {"case": {"reason": "cropping table", "box": [[2, 30], [0, 30], [0, 20]]}}

@@ -220,9 +220,11 @@ def test_labels_on_a_borrowed_ct(layouts, tmp_path):
     for number, (phantom, case) in enumerate(zip(phantoms, cases, strict=True)):
         line = table[1 + 3 + number].split(",")
         assert line[1] == case
-        first, stop = int(line[4]), int(line[2])
         label = nib.load(tmp_path / "a" / "labels_alone" / "labels" / f"{case}.nii")
         data = np.asarray(label.dataobj)
+        assert nib.aff2axcodes(label.affine)[2] == "I"
+        # the table counts upwards
+        first, stop = data.shape[2] - int(line[2]), data.shape[2] - int(line[4])
         stack = slices(phantom.image)
         masks = formula(phantom, data.shape, affine_of(stack))
         np.testing.assert_allclose(label.affine, affine_of(stack), atol=1e-3)

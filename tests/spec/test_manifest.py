@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from atlas.errors import SpecError
 from atlas.fetch.patterns import matcher
-from atlas.ingest.cases import find_cases
+from atlas.fetch.sources.idc import series
+from atlas.ingest.cases import case_of, find_cases
 from atlas.spec import library
 from atlas.spec.files import Layout
 
@@ -91,7 +92,7 @@ MD5 = {
 
 # How a person gets to the data, and from which servers atlas does.
 ACCESS = {
-    "abdomenatlas_10_mini": ("login", {"hf"}),
+    "abdomenatlas_10_mini": ("gated", {"hf"}),
     "abdomenatlas_11_mini": ("gated", {"hf"}),
     "abdomenct_12organ": ("open", {"zenodo.org"}),
     "abdomenct_1k": ("open", {"zenodo.org"}),
@@ -394,7 +395,11 @@ class TestShipped:
             ("ircadb01", ["1", "20"], ["3Dircadb1.1", ""]),
             ("hcc_tace_seg", ["HCC_001", "HCC_105"], ["HCC_1", "HCC-TACE-Seg"]),
             ("crlm", ["CRLM-CT-1001"], ["CRLM-CT-1", "CRLM"]),
-            ("pediatric_ct_seg", ["Pediatric-CT-SEG-00DCF4D6"], ["Pediatric-CT-SEG", "Pediatric-CT-SEG-00dcf4d6"]),
+            (
+                "pediatric_ct_seg",
+                ["Pediatric-CT-SEG-00DCF4D6", "Pediatric-CT-SEG-354"],
+                ["Pediatric-CT-SEG", "Pediatric-CT-SEG-00dcf4d6", "Pediatric-CT-SEG-35"],
+            ),
             ("totalseg_v1", ["s0864"], ["s864", "meta"]),
         ],
     )
@@ -402,6 +407,28 @@ class TestShipped:
         pattern = library.load_manifest(dataset).layout.case
         assert all(re.fullmatch(pattern, case) for case in cases)
         assert not any(re.fullmatch(pattern, case) for case in others)
+
+    @pytest.mark.parametrize("dataset", ["crlm", "hcc_tace_seg", "pancreas_ct", "pediatric_ct_seg"])
+    def test_no_patient_of_the_collection_is_missed(self, dataset):
+        """What is fetched lies where the layout looks, for every patient in the index of the publisher's archive."""
+        pytest.importorskip("idc_index_data")
+        manifest = library.load_manifest(dataset)
+        file = manifest.access.files[0]
+        folders = {one.folder(file.to, file.url) for one in series(file.url)}
+        assert len(folders) >= manifest.scans
+        cases = {case_of(manifest.layout, f"{folder}/x.dcm") for folder in folders}
+        assert None not in cases
+        assert len(cases) == manifest.scans
+        assert not cases & {case for bad in manifest.known_bad for case in bad.cases}
+
+    def test_masks_with_and_without_a_folder_in_the_archive(self, tmp_path):
+        """A public loader unpacks Mask.7z into a folder of that name, so the archive has none; it may have."""
+        manifest = library.load_manifest("abdomenct_1k")
+        (masks,) = (f for f in manifest.access.files if f.target.endswith(".7z"))
+        for inside in ("Case_00001.nii.gz", "Mask/Case_00001.nii.gz"):
+            place = f"{masks.into}/{inside}"
+            assert case_of(manifest.layout, place) == "Case_00001"
+            assert matcher(masks.holds)(place)
 
     def test_lits_with_the_false_affine(self):
         lits = library.load_manifest("lits")

@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import ssl
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
 
     import httpx2
 
+_MAKING = threading.Lock()
+"""functools.cache alone makes two where two threads ask at once."""
+
 
 def client() -> httpx2.Client:
     """Connections of this process."""
-    return _client(os.getpid())
+    with _MAKING:
+        return _client(os.getpid())
 
 
 @functools.cache
