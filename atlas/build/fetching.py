@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from atlas.build.cluster import fetcher_name
 from atlas.errors import AtlasError
+from atlas.ingest.folders import INCOMPLETE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -163,11 +164,28 @@ def _transferred(parcel: Parcel, folder: Path, mirror: str | None) -> Arrival:
 
     start, come, error = time.perf_counter(), 0, None
     try:
-        for download in parcel.downloads:
-            come += transfer(download, folder, mirror=mirror, progress=_reporter(parcel.dataset, "fetch")).transferred
+        with _marked(parcel, folder):
+            for download in parcel.downloads:
+                reporter = _reporter(parcel.dataset, "fetch")
+                come += transfer(download, folder, mirror=mirror, progress=reporter).transferred
     except (AtlasError, OSError, StoppedError) as failed:
         error = str(failed) or type(failed).__name__
     return Arrival(parcel.name, come, time.perf_counter() - start, error)
+
+
+@contextmanager
+def _marked(parcel: Parcel, folder: Path) -> Iterator[None]:
+    """Leave a mark in a folder of slices until all of them are there, so that half of it is never taken for a scan."""
+    from atlas.fetch.places import place
+
+    if not parcel.downloads[0].group:
+        yield
+        return
+    mark = place(parcel.downloads[0], folder).with_name(INCOMPLETE)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    yield
+    mark.unlink()
 
 
 def _unpacked(arrival: Arrival, parcel: Parcel, folder: Path) -> Arrival:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.filesize import decimal
 
-from atlas.cli.output import console, notes, print_grid
+from atlas.cli.output import console, notes, print_grid, yes_no
 from atlas.cli.progress import Display
 from atlas.errors import AtlasError, ScanError
 
@@ -62,11 +62,6 @@ def show_licences(delivery: Delivery) -> None:
         uses = f"commercial use: {yes_no(licence.commercial)}; redistribution: {yes_no(licence.redistribution)}"
         note = f". {licence.note}" if licence.note else ""
         notes.print(f"{name}: licence {licence.id}{doubt}; {uses}{note}", markup=False, soft_wrap=True)
-
-
-def yes_no(value: bool | None) -> str:
-    """Terms of a licence in words."""
-    return "sources disagree" if value is None else "yes" if value else "no"
 
 
 def show_steps(plan: Plan, folder: Path) -> None:

@@ -98,3 +98,8 @@ def _blocks(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) ->
 def fits(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     """Whether a table fits the terminal in one block."""
     return len(_blocks(header, rows, console.width)) == 1
+
+
+def yes_no(value: bool | None) -> str:
+    """Terms of a licence in words."""
+    return "unclear" if value is None else "yes" if value else "no"

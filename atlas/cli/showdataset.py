@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from atlas.cli.output import console
+from atlas.cli.output import console, yes_no
 from atlas.spec import LabelMap, Manifest, Taxonomy, load_label_map, load_manifest, load_taxonomy
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def _facts(manifest: Manifest) -> Entries:
         ("scans", f"{manifest.scans}, of which {manifest.labelled} labelled"),
         ("phase", manifest.phase or ""),
         ("licence", f"{licence.id}{_DOUBT[licence.verified]}"),
-        ("commercial use", _yes_no(licence.commercial)),
-        ("redistribution", _yes_no(licence.redistribution)),
+        ("commercial use", yes_no(licence.commercial)),
+        ("redistribution", yes_no(licence.redistribution)),
         ("licence note", licence.note or ""),
     ]
 
@@ -203,7 +203,3 @@ def _cases(cases: tuple[str, ...]) -> str:
 
 def _link(link: str | None) -> str:
     return f" [{link}]" if link else ""
-
-
-def _yes_no(value: bool | None) -> str:
-    return "sources disagree" if value is None else "yes" if value else "no"

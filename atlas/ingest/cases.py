@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from atlas.errors import ScanError
-from atlas.ingest.folders import files_below, walked
+from atlas.ingest.folders import files_below, incomplete, walked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,12 +92,22 @@ def find_cases(manifest: Manifest, folder: Path) -> list[CaseFiles]:
         )
     bad = {case: bad for bad in manifest.known_bad for case in bad.cases}
     for name, case in cases.items():
-        case.problem = _known(bad[name]) if name in bad else case.problem or _missing(case, layout)
+        case.problem = (
+            _known(bad[name]) if name in bad else case.problem or _missing(case, layout) or _cut(case, folder)
+        )
     return [cases[name] for name in sorted(cases)]
 
 
 def _known(bad: KnownBad) -> str:
     return f"known to be bad: {bad.reason}" + (f" ({bad.link})" if bad.link else "")
+
+
+def _cut(case: CaseFiles, folder: Path) -> str | None:
+    """Which of a case's folders was not fetched to its end."""
+    for path in case.paths():
+        if path.endswith("/") and (below := incomplete(located(folder, path))) is not None:
+            return f"{path}{below}: its download was interrupted; run atlas fetch again to go on"
+    return None
 
 
 def _match(layout: Layout, folder: Path) -> dict[str, CaseFiles]:

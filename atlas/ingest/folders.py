@@ -18,6 +18,9 @@ JUNK = ("__MACOSX",)
 UNFINISHED = ".part"
 """What the name of a file ends in while it is being downloaded."""
 
+INCOMPLETE = ".incomplete"
+"""A file of this name lies in a folder of slices until all of them are fetched: nobody can tell by the slices."""
+
 MOST_FILES = 1 << 16
 """In one folder of slices, or one study: more than any scan has."""
 
@@ -42,6 +45,11 @@ def files_below(folder: Path) -> Iterator[str]:
     """Paths of all files below a folder, in order; see `walked`."""
     for place, names in walked(folder):
         yield from (place + name for name in names)
+
+
+def incomplete(folder: Path) -> str | None:
+    """Path below a folder of the first folder that was not fetched to its end; "" for itself, None if there is none."""
+    return next((place for place, _ in walked(folder) if (folder / place / INCOMPLETE).exists()), None)
 
 
 def slices_in(folder: Path) -> list[Path]:

@@ -2,9 +2,13 @@
 
 import pytest
 
+from atlas.build import fetching
 from atlas.build.feed import complete
 from atlas.build.fetching import Parcel
+from atlas.errors import FetchError
+from atlas.fetch import http
 from atlas.fetch.download import Download, Unpacking
+from atlas.fetch.http import Fetched
 from atlas.ingest.cases import CaseFiles
 from atlas.spec.files import Layout
 
@@ -62,3 +66,25 @@ def test_unless_the_archives_hold_whole_cases(layout):
 def test_a_case_waits_for_its_own_files_only(layout, target, group):
     cases = [pair("c1"), pair("c2")]
     assert names(complete(cases, layout, {parcel(target, group=group)})) == ["c2"]
+
+
+def test_a_folder_of_slices_is_marked_until_it_is_whole(tmp_path, monkeypatch):
+    """Killed, failed or stopped in the middle: the mark stays, and the next run takes it away."""
+    series = parcel("c1/s/1.dcm", "c1/s/2.dcm", group="c1/s/")
+    seen = []
+
+    def transfer(download, folder, **_):
+        seen.append((folder / "c1/s/.incomplete").exists())
+        if broken and download.target.endswith("2.dcm"):
+            raise FetchError("cut")
+        return Fetched(download.target, 1, "", 1)
+
+    monkeypatch.setattr(http, "transfer", transfer)
+    monkeypatch.setattr(fetching, "_reporter", lambda *_: None)
+    broken = True
+    assert fetching._transferred(series, tmp_path, None).error == "cut"
+    assert (tmp_path / "c1/s/.incomplete").exists()
+    broken = False
+    assert fetching._transferred(series, tmp_path, None).error is None
+    assert not (tmp_path / "c1/s/.incomplete").exists()
+    assert seen == [True] * 4

@@ -9,7 +9,7 @@ import pytest
 from atlas.build import build
 from atlas.build.delivery import Delivery
 from atlas.corpus import open_corpus
-from atlas.fetch.transport.client import client
+from atlas.fetch.transport.client import _client, client
 from atlas.phantom import publish
 from atlas.phantom.publish import PASSWORD
 from atlas.spec import Recipe, names
@@ -43,6 +43,7 @@ def publisher(phantoms, tmp_path_factory):
             patch.setenv("ATLAS_PATH", str(specs))
             yield sources
     client().close()
+    _client.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -208,3 +208,18 @@ def test_the_other_dataset_is_not_there(tmp_path):
 )
 def test_the_case_of_a_file(layout, path, case):
     assert case_of(Layout.model_validate(layout), path) == case
+
+
+def test_a_folder_that_was_not_fetched_to_its_end_is_no_scan(tmp_path):
+    touch(tmp_path, "s/1/a.dcm", "s/1/.incomplete", "s/2/a.dcm", "seg/1.nii.gz", "seg/2.nii.gz")
+    layout = {"case": r"\d", "image": "s/{case}/", "labels": {"seg": "seg/{case}.nii.gz"}}
+    cut, whole = find_cases(manifest(**layout), tmp_path)
+    assert "interrupted" in cut.problem
+    assert whole.problem is None
+
+
+def test_a_study_with_a_series_that_was_not_fetched_to_its_end(tmp_path):
+    touch(tmp_path, "p1/x/ct/a.dcm", "p1/x/seg/a.dcm", "p1/x/seg/.incomplete", "p2/x/ct/a.dcm")
+    cut, whole = find_cases(manifest(case=r"p\d", image=(), labels={}, study="{case}/"), tmp_path)
+    assert cut.problem.startswith("p1/x/seg/: its download was interrupted")
+    assert whole.problem is None
