@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from atlas.cli import newdataset, showdataset
-from atlas.cli.output import Format, emit
+from atlas.cli.output import Format, emit, yes_no
 from atlas.cli.showdataset import annotated, how, size_gb
 from atlas.spec import LabelMap, Manifest, Taxonomy, load_label_map, load_manifest, load_taxonomy, names
 
@@ -40,7 +40,7 @@ def _row(manifest: Manifest, label_map: LabelMap, taxonomy: Taxonomy) -> dict[st
         "labelled": manifest.labelled,
         "GB": size_gb(manifest),
         "licence": licence.id + ("" if licence.verified else " (?)"),
-        "commercial use": {True: "yes", False: "no", None: "unclear"}[licence.commercial],
+        "commercial use": yes_no(licence.commercial),
         "access": how(manifest.access),
         "classes": len(annotated(label_map, taxonomy)),
         "formats": formats(manifest),
