@@ -183,18 +183,22 @@ def _context(name: str, taxonomy: Taxonomy, recipe: Recipe, sources: Path, corpu
 
 
 def _check_sources(feeds: list[Feed]) -> None:
-    """A dataset that is not there and is not being fetched either is a mistake to hear of at once."""
+    """Datasets that are not there and are not being fetched either are a mistake to hear of at once."""
+    absent = {}
     for feed in feeds:
         if feed.waits:
             continue
         try:
             find_cases(feed.context.manifest, feed.context.sources)
         except ScanError as error:
-            name = feed.context.manifest.id
-            raise BuildError(
-                f"{error}. `atlas fetch {name}` says how to get it; to build without it, name the other datasets "
-                "with --only"
-            ) from error
+            absent[feed.context.manifest.id] = str(error)
+    if absent:
+        first, *others = absent
+        also = f"; nor is there {', '.join(others)}" if others else ""
+        raise BuildError(
+            f"{absent[first]}{also}. `atlas fetch {' '.join(absent)}` says how to get what is missing; to build "
+            "without it, name the other datasets with --only"
+        )
 
 
 def _account(summary: BuildSummary, quarantine: dict[str, tuple[str, str]], outcome: Outcome, log: TextIO) -> None:

@@ -308,7 +308,7 @@ def workers():
 
 def test_offline_asks_nobody(toy, site):
     offer(toy, site, pairs(toy, ["c1", "c2"]))
-    with pytest.raises(BuildError, match=r"nothing in .* matches .*`atlas fetch toy` says how to get it"):
+    with pytest.raises(BuildError, match=r"nothing in .* matches .*`atlas fetch toy` says how to get what is missing"):
         build(load_recipe("toys"), toy.sources, toy.root / "corpus.zarr", workers=1)
     shutil.copy(site.folder / "ct/c1.nii.gz", toy.ct("c1"))
     shutil.copy(site.folder / "seg/c1.nii.gz", toy.seg("c1"))
