@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from atlas.errors import ScanError
 from atlas.spec.files import Layout
+from atlas.spec.patterns import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,9 +71,9 @@ class Roles:
 
     def _misplaced(self, case: str) -> bool:
         """Whether a file comes into the wrong place."""
-        compiled = [(pattern, expression(pattern, case)) for pattern in self._patterns()]
+        expressions = [(pattern, compiled(pattern, case)) for pattern in self._patterns()]
         for path, wanted in self.files.items():
-            found = next(((m["case"], p) for p, e in compiled if (m := e.fullmatch(path))), None)
+            found = next(((m["case"], p) for p, e in expressions if (m := e.fullmatch(path))), None)
             if found != wanted:
                 return True
         return False
@@ -98,19 +99,6 @@ class Roles:
 def _shape(case: str) -> str:
     """The same with any number in the place of each number."""
     return "".join(r"\d+" if part.isdigit() else re.escape(part) for part in re.findall(r"\d+|\D+", case))
-
-
-def expression(pattern: str, case: str) -> re.Pattern[str]:
-    """A pattern of this package ({case}, {structure} and * for a whole folder) as a regular expression."""
-    result, named = [], False
-    for token in re.split(r"(\{case\}|\{structure\}|\*)", pattern):
-        if token == "{case}":
-            result.append("(?P=case)" if named else f"(?P<case>{case})")
-            named = True
-        else:
-            special = {"{structure}": "(?P<structure>[^/]+?)", "*": "[^/]*"}
-            result.append(special.get(token, re.escape(token)))
-    return re.compile("".join(result))
 
 
 def plain(path: str) -> bool:

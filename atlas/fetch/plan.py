@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from atlas.fetch.address import missing_token
 from atlas.fetch.listing import check_places, downloads, each, single
-from atlas.fetch.patterns import matcher
 from atlas.fetch.places import part_path, place
 from atlas.fetch.records import record, state
 from atlas.fetch.sources.base import RefusedError
 from atlas.fetch.unpack import is_unpacked
+from atlas.spec.patterns import matcher
 
 if TYPE_CHECKING:
     from atlas.fetch.download import Download

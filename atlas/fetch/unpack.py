@@ -11,9 +11,9 @@ from atlas.fetch.archives.archive import opened
 from atlas.fetch.archives.members import Budget, Selection, refusal
 from atlas.fetch.archives.staging import Comparing, Staging
 from atlas.fetch.locks import lock
-from atlas.fetch.patterns import matcher
 from atlas.fetch.places import place
 from atlas.fetch.records import Record, confirmed, record, verify, write_record
+from atlas.spec.patterns import matcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable

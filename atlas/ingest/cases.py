@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from atlas.errors import ScanError
 from atlas.ingest.folders import files_below, incomplete, walked
+from atlas.spec.patterns import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +129,7 @@ def _roles(layout: Layout) -> list[tuple[str, str, re.Pattern[str]]]:
     roles = [("image", "", p) for p in layout.image] + [("study", "", p) for p in layout.study]
     roles += [("labels", name, p) for name, patterns in layout.labels.items() for p in patterns]
     roles += [("masks", "", p) for p in layout.masks]
-    return [(role, name, _regex(pattern, layout.case)) for role, name, pattern in roles]
+    return [(role, name, compiled(pattern, layout.case)) for role, name, pattern in roles]
 
 
 def _places(folder: Path, studies: list[re.Pattern[str]]) -> Iterator[str]:
@@ -196,19 +197,6 @@ def _missing(case: CaseFiles, layout: Layout) -> str | None:
     return None
 
 
-def _regex(pattern: str, case: str) -> re.Pattern[str]:
-    """A path pattern as a regular expression: `**/` is any depth, `*` and `?` stay within a name."""
-    result, named = [], False
-    for token in re.split(r"(\*\*/|\*|\?|\{case\}|\{structure\})", pattern):
-        if token == "{case}":
-            result.append("(?P=case)" if named else f"(?P<case>{case})")
-            named = True
-        else:
-            known = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]", "{structure}": "(?P<structure>[^/]+?)"}
-            result.append(known.get(token, re.escape(token)))
-    return re.compile("".join(result))
-
-
 def _listed(layout: Layout, folder: Path) -> list[str]:
     """Cases that the dataset's index (MSD: dataset.json) lists for training."""
     if layout.index is None or not (folder / layout.index).is_file():
@@ -221,7 +209,7 @@ def _listed(layout: Layout, folder: Path) -> list[str]:
         images = [PurePosixPath(layout.index).parent / entry["image"] for entry in training]
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ScanError(f"{path}: not a dataset.json with a list `training` of images ({error!r})") from error
-    patterns = [_regex(p, layout.case) for p in layout.image]
+    patterns = [compiled(p, layout.case) for p in layout.image]
     found = (pattern.fullmatch(str(image)) for image in images for pattern in patterns)
     return [_checked(match["case"], layout.index) for match in found if match]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from atlas.errors import SpecError
-from atlas.phantom.places import case_of
+from atlas.ingest.cases import case_of
 from atlas.phantom.served import serves
 from atlas.spec.access import ARCHIVES
 
@@ -83,7 +83,7 @@ def offers(manifest: Manifest, folder: Path, paths: Sequence[str]) -> list[Offer
         if not ranks:
             raise SpecError(f"{manifest.id}: {path} is in none of the files that the manifest says to download")
         best = [offer for rank, offer in ranks if rank == min(rank for rank, _ in ranks)]
-        case = case_of(manifest, beside)
+        case = case_of(manifest.layout, beside)
         turn = turns.setdefault(case, len(turns)) if case is not None else 0
         best[turn % len(best)].paths.append(path)
     return found

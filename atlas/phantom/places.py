@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import product
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from atlas.errors import SpecError
 from atlas.phantom.dicom import uid
-from atlas.phantom.patterns import regex
 from atlas.phantom.served import serves
 from atlas.spec import LabelMap, Manifest, Taxonomy, load_label_map, load_manifest, load_taxonomy
+from atlas.spec.patterns import compiled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +61,7 @@ class Published:
         ours = [_naming(pattern).replace("*", "").replace("{case}", case) for pattern in self.manifest.layout.image]
         theirs = lender.manifest.layout
         for pattern, name in product(theirs.image, ours):
-            if found := re.fullmatch(regex(_naming(pattern), theirs.case), name):
+            if found := compiled(_naming(pattern), theirs.case).fullmatch(name):
                 return found["case"]
         raise SpecError(f"{self.manifest.id}: {ours[0]} is no name of a CT of {lender.manifest.id}")
 
@@ -127,17 +126,6 @@ class Published:
     def _filled(pattern: str, case: str, structure: str = "") -> str:
         """Where a file may lie at any depth, it lies at the top."""
         return pattern.replace("**/", "").replace("{case}", case).replace("{structure}", structure)
-
-
-def case_of(manifest: Manifest, path: str) -> str | None:
-    """Case that a file belongs to, by its place below the dataset's folder; None if to none (tables)."""
-    layout = manifest.layout
-    patterns = [*layout.image, *layout.study, *layout.masks, *chain.from_iterable(layout.labels.values())]
-    for pattern in patterns:
-        inside = ".*" if pattern.endswith("/") else ""
-        if found := re.fullmatch(regex(pattern, layout.case) + inside, path):
-            return found["case"]
-    return None
 
 
 def concrete(structure: str) -> str:

@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit
 from atlas.phantom.collection import add_series
 from atlas.phantom.offers import JUNK, Offer, offers
 from atlas.phantom.pack import pack
-from atlas.phantom.patterns import like
 from atlas.phantom.served import listed, source_path
 from atlas.phantom.tables import APPLE_DOUBLE
 from atlas.spec import Manifest, load_manifest
 from atlas.spec.access import ARCHIVES
+from atlas.spec.patterns import matcher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -175,7 +175,7 @@ def _nested(path: str, patterns: tuple[str, ...]) -> tuple[str | None, str]:
     for depth in range(1, len(parts)):
         for kind in ARCHIVES:
             archive = "/".join(parts[:depth]) + kind
-            if like(patterns, archive):
+            if matcher(patterns)(archive):
                 return archive, "/".join(parts[depth - 1 :])
     return None, path
 

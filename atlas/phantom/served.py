@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from atlas.phantom.patterns import like
+from atlas.spec.patterns import matcher
 
 if TYPE_CHECKING:
     from atlas.spec.access import SourceFile
@@ -21,11 +21,11 @@ def serves(file: SourceFile, path: str) -> int | None:
     if file.many and not file.holds:
         return 1 if listed(file, path) is not None else None
     if not file.archive and not file.many:
-        return 0 if like([file.target], path) else None
+        return 0 if matcher([file.target])(path) else None
     if file.into and not path.startswith(f"{file.into.strip('/')}/"):
         return None
     if file.holds:
-        return 1 if like(file.holds, path) else None
+        return 1 if matcher(file.holds)(path) else None
     return 2
 
 
@@ -37,7 +37,7 @@ def listed(file: SourceFile, path: str) -> str | None:
     if to and not path.startswith(f"{to}/"):
         return None
     name = fixed[0] + fixed[1] + path.removeprefix(f"{to}/" if to else "")
-    return name if like([pattern], name) else None
+    return name if matcher([pattern])(name) else None
 
 
 def source_path(url: str) -> str:

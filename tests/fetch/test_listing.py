@@ -11,11 +11,11 @@ from moto.server import ThreadedMotoServer
 from atlas.errors import FetchError
 from atlas.fetch.download import Unpacking
 from atlas.fetch.listing import downloads
-from atlas.fetch.patterns import matcher
 from atlas.fetch.sources import buckets, idc
 from atlas.fetch.sources.base import RefusedError, Wanted
 from atlas.fetch.transport.retry import policy
 from atlas.spec import Manifest
+from atlas.spec.patterns import matcher
 
 SECRET = "s3cr3t-t0ken"
 

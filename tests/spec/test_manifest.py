@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from atlas.errors import SpecError
-from atlas.fetch.patterns import matcher
 from atlas.fetch.sources.idc import series
 from atlas.ingest.cases import case_of, find_cases
 from atlas.spec import library
 from atlas.spec.files import Layout
+from atlas.spec.patterns import matcher
 
 DATASETS = (
     *(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from atlas.errors import FetchError
-from atlas.fetch.patterns import matcher
+from atlas.spec.patterns import matcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
