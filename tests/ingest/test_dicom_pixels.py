@@ -201,6 +201,7 @@ def test_simpleitk_alone_would_be_wrong(tmp_path):
     np.testing.assert_array_equal(inverted, 65535 - NUMBERS[0].astype(int) - 1024)
     ds, path = image(NUMBERS[0]), tmp_path / "b.dcm"
     changed(ds, PixelData=ds.PixelData[:-4]).save_as(path)
-    zeroed = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))[0]
-    assert (zeroed.ravel()[-2:] == -1024).all()
+    # two voxels are missing and nothing is said; they hold whatever the memory held
+    silent = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))[0]
+    np.testing.assert_array_equal(silent.ravel()[:-2], NUMBERS[0].astype(int).ravel()[:-2] - 1024)
     assert pydicom.dcmread(tmp_path / "a.dcm").pixel_array.ravel()[0] == NUMBERS[0, 0, 0]
