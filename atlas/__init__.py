@@ -13,17 +13,26 @@ from atlas.errors import AtlasError
 if TYPE_CHECKING:
     from atlas.corpus import Case, Corpus
     from atlas.corpus import open_corpus as open  # noqa: A004
+    from atlas.stream import PatchDataset, stream
 
 __version__ = "0.1.0"
-__all__ = ["AtlasError", "Case", "Corpus", "__version__", "open"]
+__all__ = ["AtlasError", "Case", "Corpus", "PatchDataset", "__version__", "open", "stream"]
 
-_LAZY = {"open": "open_corpus", "Corpus": "Corpus", "Case": "Case"}
+_LAZY = {
+    "open": ("atlas.corpus", "open_corpus"),
+    "Corpus": ("atlas.corpus", "Corpus"),
+    "Case": ("atlas.corpus", "Case"),
+    "PatchDataset": ("atlas.stream", "PatchDataset"),
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Load what is asked for only then, so that `import atlas` stays light."""
-    if name in _LAZY:
-        import atlas.corpus
+    from importlib import import_module
 
-        return getattr(atlas.corpus, _LAZY[name])
+    if name == "stream":  # a package that can be called
+        return import_module("atlas.stream")
+    if name in _LAZY:
+        module, attribute = _LAZY[name]
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'atlas' has no attribute {name!r}")

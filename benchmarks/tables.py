@@ -1,6 +1,6 @@
 """How long the catalog of a large corpus takes to answer: coverage and SQL over 50,000 cases x 150 classes.
 
-    python benchmarks/coverage.py
+    python benchmarks/tables.py
 
 The catalog is random, but written with the package's own schemas, writer settings and row groups; making it is
 not timed. Every question is asked in a fresh process (cold: the corpus is opened, the first answer computed), and
