@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from atlas.corpus import layout
 from atlas.corpus.case import Case, open_case
-from atlas.corpus.query import ask, connect
+from atlas.corpus.query import ask, connect, storage_options
 from atlas.errors import AtlasError, CorpusError
 from atlas.spec.recipe import Recipe
 from atlas.spec.taxonomy import Taxonomy
@@ -46,6 +47,7 @@ class Corpus:
     def __init__(self, location: str) -> None:
         self.location = location.rstrip("/")
         self._store = _store(self.location)
+        self._connections: dict[int, duckdb.DuckDBPyConnection] = {}
         try:
             attributes = dict(zarr.open_group(self._store, mode="r").attrs["atlas"])  # type: ignore[arg-type]
         except (FileNotFoundError, KeyError, ValueError, OSError) as error:
@@ -115,9 +117,13 @@ class Corpus:
         """
         return ask(self._connection, query, parameters)
 
-    @cached_property
+    @property
     def _connection(self) -> duckdb.DuckDBPyConnection:
-        return connect(self.location)
+        # one a process: DuckDB's threads do not survive a fork, and a query of the child would wait for them for ever
+        process = os.getpid()
+        if process not in self._connections:
+            self._connections[process] = connect(self.location)
+        return self._connections[process]
 
 
 def _store(location: str) -> Store:
@@ -126,7 +132,7 @@ def _store(location: str) -> Store:
             raise CorpusError(f"{location}: no such folder")
         return LocalStore(location, read_only=True)
     try:
-        return FsspecStore.from_url(location, read_only=True)
+        return FsspecStore.from_url(location, storage_options=storage_options(location), read_only=True)
     except (ImportError, ValueError) as error:
         known = ", ".join(sorted(fsspec.available_protocols()))
         raise CorpusError(f"{location}: cannot be opened ({error}); known protocols: {known}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -32,9 +33,11 @@ def connect(location: str) -> DuckDBPyConnection:
         If the catalog is missing.
     """
     connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
-    filesystem, folder = fsspec.core.url_to_fs(location)
+    filesystem, folder = fsspec.core.url_to_fs(location, **storage_options(location))
     if "file" not in filesystem.protocol:
         folder = filesystem.unstrip_protocol(folder)
+        if "https" in filesystem.protocol:
+            filesystem = _pages()
         connection.register_filesystem(filesystem)
     allowed = []
     for table, path in TABLES.items():
@@ -51,6 +54,26 @@ def connect(location: str) -> DuckDBPyConnection:
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
     return connection
+
+
+def storage_options(location: str) -> dict[str, Any]:
+    """What fsspec must be told to reach a corpus: buckets that anyone may read need no credentials."""
+    if not location.startswith("s3://"):
+        return {}
+    import botocore.session
+
+    return {"anon": True} if botocore.session.get_session().get_credentials() is None else {}
+
+
+def _pages() -> Any:  # noqa: ANN401
+    """Web pages with the one thing that DuckDB asks for and fsspec does not know of them: when they changed."""
+    from fsspec.implementations.http import HTTPFileSystem
+
+    class Pages(HTTPFileSystem):  # type: ignore[misc]
+        def modified(self, path: str) -> datetime:  # noqa: ARG002
+            return datetime(2000, 1, 1, tzinfo=UTC)  # not while they are read
+
+    return Pages()
 
 
 def ask(connection: DuckDBPyConnection, query: str, parameters: list[Any] | None = None) -> pd.DataFrame:

@@ -117,6 +117,11 @@ class Taxonomy(Spec):
         """Class names in bit order."""
         return tuple(c.name for c in self.classes)
 
+    @cached_property
+    def text(self) -> str:
+        """The taxonomy as JSON."""
+        return self.model_dump_json()
+
     def __len__(self) -> int:
         return len(self.classes)
 

@@ -12,14 +12,24 @@ try:
 except ImportError as error:
     raise AtlasError(f"streaming needs {error.name}: pip install 'atlas-corpus[train]'") from None
 
-from atlas.stream.augment import Augmentation
+from atlas.stream.augment import Augmentation, Chance
 from atlas.stream.batch import Batch, PackedBatch
 from atlas.stream.dataset import PatchDataset
 from atlas.stream.loader import Stream, stream
 from atlas.stream.sampling import Sampling
 from atlas.stream.windows import sliding_windows
 
-__all__ = ["Augmentation", "Batch", "PackedBatch", "PatchDataset", "Sampling", "Stream", "sliding_windows", "stream"]
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "Chance",
+    "PackedBatch",
+    "PatchDataset",
+    "Sampling",
+    "Stream",
+    "sliding_windows",
+    "stream",
+]
 
 
 class _Streaming(ModuleType):

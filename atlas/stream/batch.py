@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from atlas.errors import CorpusError, SpecError
+from atlas.spec.taxonomy import Taxonomy
 from atlas.stream import channels, unpack
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     import torchio
     from numpy.typing import NDArray
 
-    from atlas.spec.taxonomy import Taxonomy
     from atlas.stream.augment import Parameters
 
 WINDOW = (-175.0, 250.0)
@@ -121,6 +122,11 @@ class PackedBatch:
     def __len__(self) -> int:
         return len(self.case_id)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # workers send many batches, and the taxonomy has hundreds of objects: as text it is parsed but once
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "taxonomy"}
+        return _received, (self.taxonomy.text, values)
+
     @property
     def nbytes(self) -> int:
         """Bytes that cross to the device: CT and codes. The look-up made of the tables is a few kilobytes more."""
@@ -210,6 +216,15 @@ class PackedBatch:
             f"{case_id}: a voxel holds code {code}, but there are {limit} codes at most; "
             "the case is damaged, build it again"
         )
+
+
+def _received(taxonomy: str, values: dict[str, Any]) -> PackedBatch:
+    return PackedBatch(taxonomy=_parsed(taxonomy), **values)
+
+
+@lru_cache(maxsize=4)
+def _parsed(taxonomy: str) -> Taxonomy:
+    return Taxonomy.model_validate_json(taxonomy)
 
 
 def _mirrored(augmentation: Parameters | None, size: int) -> NDArray[np.bool_]:

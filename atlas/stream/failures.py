@@ -13,6 +13,7 @@ LONGEST = 300
 
 _CODE = re.compile(r"^([A-Z_]+):")
 _NOISE = re.compile(r" \[(source locations|http_response_body|curl_code)='.*?'\](?=$| \[)", re.DOTALL)
+_WHOLE = "was ignored by server"
 _UNREACHABLE = {"ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED"}
 _DENIED = {"PERMISSION_DENIED", "UNAUTHENTICATED"}
 
@@ -25,6 +26,11 @@ def is_damage(error: Exception) -> bool:
 def failure(location: str, case_id: str, error: Exception) -> CorpusError:
     """What to tell a person whose case could not be read."""
     text = _NOISE.sub("", str(error))[:LONGEST] or "no answer"
+    if _WHOLE in text:
+        return CorpusError(
+            f"{location}: {case_id} cannot be read: this server sends whole files only, and streaming needs parts of "
+            "them (Range requests); serve the corpus by another one, or copy it"
+        )
     if is_damage(error):
         return CorpusError(
             f"{location}: {case_id} is damaged ({text}); find what else is with `atlas verify`, and build it again"

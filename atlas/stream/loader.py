@@ -40,8 +40,9 @@ class _Reading(NamedTuple):
     patches: list[Future[Patch]]
 
     @property
-    def done(self) -> bool:
-        return all(patch.done() for patch in self.patches)
+    def good(self) -> bool:
+        """Whether all of it is read; an error is for when the batch is due."""
+        return all(patch.done() and patch.exception() is None for patch in self.patches)
 
 
 class _Ready(NamedTuple):
@@ -99,7 +100,7 @@ class Stream:
         """First patch of what is returned next, and of what is read next, on all ranks together."""
         self._reading: deque[_Reading] = deque()
         self._ready: deque[_Ready] = deque()
-        self._sent: deque[_Ready] = deque()
+        self._sent: deque[tuple[PackedBatch, torch.cuda.Event]] = deque()
         self._pool: ThreadPoolExecutor | None = None
         self._process = 0
         cuda = torch.cuda.is_available() and (device is None or device.type == "cuda")
@@ -170,10 +171,10 @@ class Stream:
             self._send()
         ready = self._ready.popleft()
         batch = ready.batch
-        self._sent.append(ready)
-        while len(self._sent) > 1 and self._sent[0].arrived.query():  # type: ignore[no-untyped-call]
+        self._sent.append((ready.source, ready.arrived))
+        while self._sent and self._sent[0][1].query():  # type: ignore[no-untyped-call]
             self._sent.popleft()
-        if self._reading and self._reading[0].done:
+        if self._reading and self._reading[0].good:
             self._send()
         current = torch.cuda.current_stream(self.device)
         current.wait_event(ready.arrived)

@@ -37,6 +37,7 @@ def compiled(function: F) -> F:
 read_at = types.ExternalFunction("pread", types.intp(types.int32, types.intp, types.intp, types.int64))
 """pread(2): bytes read of (file descriptor, address, count, position), -1 for an error."""
 
+
 @compiled
 def address(array: NDArray[Any]) -> int:
     """Where an array begins; signed, as numba turns sums of signed and unsigned numbers into floating point."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from atlas.stream.memory import HostMemory
 from atlas.stream.native import compiled
 from atlas.stream.opened import WORD
 
@@ -18,6 +19,8 @@ GROUP = 8
 
 BLOCK = 1 << 13
 """Voxels that the CPU unpacks at once: their bytes stay in the first cache while the classes are written."""
+
+_memory = HostMemory(pinned=False)  # of what is unpacked on the CPU
 
 
 def lookup(tables: NDArray[np.uint32], bits: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -82,17 +85,21 @@ def window(ct: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """
     # a width on the device: by a number of the host CUDA multiplies with the reciprocal, which rounds differently
     width = torch.full((), high - low, dtype=torch.float32, device=ct.device)
-    return ct.to(torch.float32, copy=True).sub_(low).div_(width).clamp_(0, 1)
+    if ct.device.type == "cpu":
+        out = _memory.lend(tuple(ct.shape), np.dtype(np.float32))
+    else:
+        out = torch.empty(ct.shape, dtype=torch.float32, device=ct.device)
+    return out.copy_(ct).sub_(low).div_(width).clamp_(0, 1)
 
 
 def _expand_cpu(codes: torch.Tensor, table: NDArray[np.bool_]) -> torch.Tensor:
     batch, classes, _ = table.shape
-    # NumPy asks for huge pages, torch does not; faulting in small ones takes longer than filling them
-    out = np.empty((batch, classes, codes[0].numel()), np.uint8)
+    out = _memory.lend((batch, classes, *codes.shape[1:]), np.dtype(bool))
     narrow = codes if codes.dtype in (torch.uint8, torch.uint16) else codes.to(torch.int32)
     flat = narrow.reshape(batch, -1).contiguous().numpy()
-    _unpack(flat, np.packbits(table, axis=1, bitorder="little"), out)
-    return torch.from_numpy(out.view(bool)).view(batch, classes, *codes.shape[1:])
+    masks = out.numpy().view(np.uint8).reshape(batch, classes, -1)
+    _unpack(flat, np.packbits(table, axis=1, bitorder="little"), masks)
+    return out
 
 
 def _expand_device(codes: torch.Tensor, table: NDArray[np.bool_]) -> torch.Tensor:

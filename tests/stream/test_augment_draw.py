@@ -14,6 +14,7 @@ from scipy import stats
 from atlas.errors import SpecError
 from atlas.stream.augment import Augmentation, Chance, Parameters
 from atlas.stream.augment.parameters import COLUMNS
+from atlas.stream.counter import AUGMENTATION, uniforms
 
 PATCH = (96, 96, 96)
 MANY = 20_000
@@ -72,6 +73,25 @@ def test_turning_one_transform_off_leaves_the_others_as_they_were(many):
     assert not fewer.acts("elastic", "noise", "mirror").any()
     for name in COLUMNS.keys() - {"elastic", "noise", "mirror"}:
         assert np.array_equal(getattr(fewer, name), getattr(many, name)[:300]), name
+
+
+def test_what_a_seed_means_stays_what_it_is():
+    drawn = EVERYTHING.draw(9, range(60), PATCH)
+    u = uniforms(9, AUGMENTATION, 0, 60, 48 + 3 * 7**3)
+    bent = u[:, 8] < 0.3
+    amplitude = np.where(bent, 1 + 5 * u[:, 9], 0)
+    assert 0 < bent.sum() < 60
+    np.testing.assert_array_equal(
+        drawn.elastic.reshape(60, -1), (amplitude[:, None] * (2 * u[:, 48:] - 1)).astype(np.float32)
+    )
+    np.testing.assert_array_equal(drawn.mirror, u[:, 12] < 0.5)
+    np.testing.assert_array_equal(drawn.noise_key, np.floor(u[:, 15:17] * 2**32))
+    np.testing.assert_array_equal(drawn.gamma != 1, u[:, 31] < 0.65)
+
+
+@pytest.mark.parametrize(("patch", "turns"), [((64, 96, 96), {0, 1, 2, 3}), ((80, 96, 80), {0, 2})])
+def test_quarter_turns_need_a_square_in_y_and_x(patch, turns):
+    assert set(EVERYTHING.draw(7, range(400), patch).quarter_turns.tolist()) == turns
 
 
 def test_the_size_of_the_patch_changes_nothing_but_what_cannot_be(many):
