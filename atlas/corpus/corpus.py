@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,7 +46,6 @@ class Corpus:
     def __init__(self, location: str) -> None:
         self.location = location.rstrip("/")
         self._store = _store(self.location)
-        self._connections: dict[int, duckdb.DuckDBPyConnection] = {}
         try:
             attributes = dict(zarr.open_group(self._store, mode="r").attrs["atlas"])  # type: ignore[arg-type]
         except (FileNotFoundError, KeyError, ValueError, OSError) as error:
@@ -117,13 +115,9 @@ class Corpus:
         """
         return ask(self._connection, query, parameters)
 
-    @property
+    @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
-        # one a process: DuckDB's threads do not survive a fork, and a query of the child would wait for them for ever
-        process = os.getpid()
-        if process not in self._connections:
-            self._connections[process] = connect(self.location)
-        return self._connections[process]
+        return connect(self.location)
 
 
 def _store(location: str) -> Store:

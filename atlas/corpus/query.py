@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,20 @@ TABLES = {
 }
 
 
+_process: list[int] = []
+"""The process whose threads DuckDB has."""
+
+
+def _check_process() -> None:
+    """Refuse to ask in a process forked from one that asked: without DuckDB's threads an answer may never come."""
+    if _process and _process[0] != os.getpid():
+        raise CorpusError(
+            'the tables of a corpus were read before this process was forked; start processes by "forkserver" or '
+            '"spawn", or read the tables (open streams and datasets) before the fork or only after it'
+        )
+    _process[:] = [os.getpid()]
+
+
 def connect(location: str) -> DuckDBPyConnection:
     """Database with the tables of a corpus, which can open their files and no other, and no network.
 
@@ -30,8 +45,9 @@ def connect(location: str) -> DuckDBPyConnection:
     Raises
     ------
     CorpusError
-        If the catalog is missing.
+        If the catalog is missing, or the process was forked from one that read a catalog.
     """
+    _check_process()
     connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
     filesystem, folder = fsspec.core.url_to_fs(location, **storage_options(location))
     if "file" not in filesystem.protocol:
@@ -82,8 +98,9 @@ def ask(connection: DuckDBPyConnection, query: str, parameters: list[Any] | None
     Raises
     ------
     CorpusError
-        If the query is wrong, or is not a query.
+        If the query is wrong, or is not a query; and as `connect`.
     """
+    _check_process()
     try:
         # COPY could write over the tables' own files, and hides in EXPLAIN ANALYZE and in a PIVOT of several steps
         kinds = {statement.type for statement in connection.extract_statements(query)}

@@ -229,7 +229,7 @@ class Stream:
         if self._process != os.getpid():
             raise CorpusError(
                 f"{self.run.location}: the stream was read before this process was forked, and its threads stayed "
-                'behind; make the stream after the fork, or start processes by "forkserver" or "spawn"'
+                'behind; start processes by "forkserver" or "spawn", or before the stream is first read'
             )
         return self._pool
 

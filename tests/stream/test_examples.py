@@ -148,9 +148,38 @@ def test_monai(example):
 
 
 # torch deprecates a check that Lightning's own copy of its tree functions makes
-@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")
+LIGHTNING = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")
+
+
+@LIGHTNING
 def test_lightning(example):
     assert example("Lightning")["Segmenter"].__mro__[1].__module__.startswith("pytorch_lightning")
+
+
+@LIGHTNING
+def test_lightning_goes_on_where_it_was(example):
+    """What the page says of its checkpoints."""
+    import pytorch_lightning as pl
+
+    class Noting(example("Lightning")["Segmenter"]):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def training_step(self, batch, step):
+            self.seen.append(batch.index.tolist())
+            return super().training_step(batch, step)
+
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    expected = {3: [[8, 9], [10, 11]], None: [[10, 11], [12, 13]]}
+    for limit, later in expected.items():
+        trainer = pl.Trainer(max_steps=4, accelerator="cpu", limit_train_batches=limit, **quiet)
+        trainer.fit(model := Noting())
+        assert model.seen == [[0, 1], [2, 3], [4, 5], [6, 7]]
+        trainer.save_checkpoint("state.ckpt")
+        trainer = pl.Trainer(max_steps=6, accelerator="cpu", limit_train_batches=limit, **quiet)
+        trainer.fit(model := Noting(), ckpt_path="state.ckpt")
+        assert model.seen == later
 
 
 def test_torchio(example):

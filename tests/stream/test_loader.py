@@ -425,7 +425,9 @@ def fork(stream, corpus, sent):
         next(stream)
     except CorpusError as error:
         stream.close()
-        sent.send((str(error), read(corpus, 1)))
+        with pytest.raises(CorpusError, match="forked"):  # nor can another be made: its cases are in tables
+            read(corpus, 1)
+        sent.send(str(error))
 
 
 # Python says since 3.12 that a fork beside threads may hang; that is what the error is about
@@ -438,13 +440,12 @@ def test_a_stream_in_use_does_not_survive_a_fork(corpus, patches):
         child = context.Process(target=fork, args=(stream, corpus, sender))
         child.start()
         assert receiver.poll(60)
-        message, again = receiver.recv()
+        message = receiver.recv()
         child.join(60)
         before += facts(next(stream))
     assert child.exitcode == 0
     assert "forked" in message
-    assert 'make the stream after the fork, or start processes by "forkserver" or "spawn"' in message
-    assert again == patches[:4]
+    assert 'start processes by "forkserver" or "spawn", or before the stream is first read' in message
     assert before == patches[:8]
 
 
