@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from atlas.errors import SpecError
 from atlas.stream.batch import WINDOW, PackedBatch, check_view
 from atlas.stream.memory import HostMemory
-from atlas.stream.pack import join, pack
+from atlas.stream.pack import join
+from atlas.stream.reading import read_batch
 from atlas.stream.run import Run
 from atlas.stream.select import select
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from atlas.corpus import Corpus
     from atlas.stream.augment import Augmentation
     from atlas.stream.batch import Axes
-    from atlas.stream.run import Aim, Patch
     from atlas.stream.sampling import Sampling
 
 Item = dict[str, Any]
@@ -161,29 +160,3 @@ class PatchDataset(Dataset[Item]):
 
 
 _memory = HostMemory(pinned=False)
-
-
-def read_batch(run: Run, aims: Sequence[Aim], memory: HostMemory) -> PackedBatch:
-    """Read patches one after another."""
-    ct = memory.lend((len(aims), *run.patch), np.dtype(np.int16))
-    codes = memory.lend((len(aims), *run.patch), np.dtype(np.uint8))
-    patches = [run.read(aim, ct[b].numpy(), codes[b].numpy()) for b, aim in enumerate(aims)]
-    return packed_batch(run, aims, patches, ct, codes)
-
-
-def packed_batch(
-    run: Run, aims: Sequence[Aim], patches: Sequence[Patch], ct: torch.Tensor, codes: torch.Tensor
-) -> PackedBatch:
-    """Batch of patches that were read into `ct` and `codes`."""
-    if any(patch.wide is not None for patch in patches):
-        parts = [c.numpy() if p.wide is None else p.wide for c, p in zip(codes, patches, strict=True)]
-        codes = torch.from_numpy(np.stack([part.astype(np.uint16) for part in parts]))
-    return pack(
-        [patch.case for patch in patches],
-        np.array([patch.origin for patch in patches], np.int64),
-        ct,
-        codes,
-        target=[aim.target for aim in aims],
-        index=np.array([aim.number for aim in aims], np.int64),
-        taxonomy=run.taxonomy,
-    )

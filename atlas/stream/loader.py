@@ -3,54 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import torch
 
-from atlas.errors import CorpusError, SpecError
+from atlas.errors import AtlasError, SpecError
 from atlas.stream.batch import WINDOW, Batch, PackedBatch, check_view
-from atlas.stream.dataset import packed_batch
 from atlas.stream.memory import HostMemory
+from atlas.stream.reading import ReadAhead
 from atlas.stream.run import Run
 from atlas.stream.select import select
+from atlas.stream.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from concurrent.futures import Future
 
     from atlas.corpus import Corpus
     from atlas.stream.augment import Augmentation
     from atlas.stream.batch import Axes
-    from atlas.stream.run import Aim, Patch
     from atlas.stream.sampling import Sampling
 
 LOCAL_THREADS, REMOTE_THREADS = 4, 32
 """At most: a disk wants no more than there are cores, a network waits."""
-
-
-class _Reading(NamedTuple):
-    """A batch that is being read."""
-
-    aims: list[Aim]
-    ct: torch.Tensor
-    codes: torch.Tensor
-    patches: list[Future[Patch]]
-
-    @property
-    def good(self) -> bool:
-        """Whether all of it is read; an error is for when the batch is due."""
-        return all(patch.done() and patch.exception() is None for patch in self.patches)
-
-
-class _Ready(NamedTuple):
-    """A batch on its way to the device; what it is copied from must live until it is there."""
-
-    batch: Batch
-    source: PackedBatch
-    arrived: torch.cuda.Event
 
 
 class Stream:
@@ -68,12 +42,8 @@ class Stream:
         What is done to the patches; None: nothing.
     window, axes
         See `PackedBatch.to`.
-    rank, world_size
-        Of how many processes this is which one; batch k of all ranks are consecutive patches of the run.
-    threads
-        That read.
-    ahead
-        Batches being read while one is used.
+    rank, world_size, threads, ahead
+        See `ReadAhead`.
     """
 
     def __init__(
@@ -90,22 +60,22 @@ class Stream:
         threads: int,
         ahead: int,
     ) -> None:
-        self.run, self.batch_size, self.device = run, batch_size, device
-        self.classes = run.classes
-        self.rank, self.world_size = rank, world_size
+        self.run, self.device, self.classes = run, device, run.classes
         self._view: dict[str, Any] = {"classes": run.classes, "window": window, "axes": axes}
         self._augmentation = augmentation
-        self._threads, self._ahead = threads, ahead
-        self._patch = self._due = 0
-        """First patch of what is returned next, and of what is read next, on all ranks together."""
-        self._reading: deque[_Reading] = deque()
-        self._ready: deque[_Ready] = deque()
-        self._sent: deque[tuple[PackedBatch, torch.cuda.Event]] = deque()
-        self._pool: ThreadPoolExecutor | None = None
-        self._process = 0
+        self.rank, self.world_size = rank, world_size
+        self._patch, self._stride = 0, batch_size * world_size
         cuda = torch.cuda.is_available() and (device is None or device.type == "cuda")
-        self._memory = HostMemory(pinned=cuda)
-        self._copies: torch.cuda.Stream | None = None
+        self._reader = ReadAhead(
+            run,
+            HostMemory(pinned=cuda),
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            threads=threads,
+            ahead=ahead,
+        )
+        self._transfer = Transfer(device, self._unpacked) if device is not None and device.type == "cuda" else None
 
     def __iter__(self) -> Self:
         return self
@@ -120,11 +90,11 @@ class Stream:
             after the first batch.
         """
         try:
-            batch = self._next_ready() if self.device is not None and self.device.type == "cuda" else self._next_plain()
+            batch = self._next()
         except BaseException:
             self._drop()
             raise
-        self._patch += self.batch_size * self.world_size
+        self._patch += self._stride
         return batch
 
     def state_dict(self) -> dict[str, int]:
@@ -151,9 +121,7 @@ class Stream:
     def close(self) -> None:
         """Stop reading; a stream may be used again afterwards."""
         self._drop()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -161,87 +129,29 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _next_plain(self) -> Batch | PackedBatch:
-        packed = self._finish()
-        return packed if self.device is None else self._unpacked(packed, self.device)
-
-    def _next_ready(self) -> Batch:
-        """On a GPU: what was sent ahead, after sending the next one if it is read already."""
-        if not self._ready:
-            self._send()
-        ready = self._ready.popleft()
-        batch = ready.batch
-        self._sent.append((ready.source, ready.arrived))
-        while self._sent and self._sent[0][1].query():  # type: ignore[no-untyped-call]
-            self._sent.popleft()
-        if self._reading and self._reading[0].good:
-            self._send()
-        current = torch.cuda.current_stream(self.device)
-        current.wait_event(ready.arrived)
-        for tensor in (batch.image, batch.mask, batch.available, batch.unknown):
-            if tensor is not None:
-                tensor.record_stream(current)
+    def _next(self) -> Batch | PackedBatch:
+        if self._transfer is None:
+            packed = self._reader.take()
+            return packed if self.device is None else self._unpacked(packed)
+        if not self._transfer:
+            self._transfer.send(self._reader.take())
+        batch = self._transfer.take()
+        if self._reader.ready:  # the next one crosses while this one is used
+            try:
+                self._transfer.send(self._reader.take())
+            except AtlasError:  # comes again when that batch is due
+                self._reader.seek(self._patch + self._stride)
         return batch
 
-    def _send(self) -> None:
-        device = torch.device(self.device or "cuda")
-        packed = self._finish()
-        self._copies = self._copies or torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self._copies):
-            batch = self._unpacked(packed, device)
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            arrived.record(self._copies)
-        self._ready.append(_Ready(batch, packed, arrived))
-
-    def _unpacked(self, packed: PackedBatch, device: torch.device) -> Batch:
+    def _unpacked(self, packed: PackedBatch) -> Batch:
         parameters = self._augmentation and self._augmentation.draw(self.run.seed, packed.index, self.run.patch)
-        return packed.to(device, augmentation=parameters or None, **self._view)
-
-    def _finish(self) -> PackedBatch:
-        """Wait for the batch that is due, while the next ones are read."""
-        self._fill(self._ahead + 1)
-        reading = self._reading.popleft()
-        patches = [patch.result() for patch in reading.patches]
-        self._fill(self._ahead)
-        return packed_batch(self.run, reading.aims, patches, reading.ct, reading.codes)
-
-    def _fill(self, count: int) -> None:
-        """Have so many batches read."""
-        pool = self._started()
-        while len(self._reading) < count:
-            first = self._due + self.rank * self.batch_size
-            self._due += self.batch_size * self.world_size
-            self._reading.append(self._read(pool, first))
-
-    def _read(self, pool: ThreadPoolExecutor, first: int) -> _Reading:
-        shape = (self.batch_size, *self.run.patch)
-        aims = self.run.aims(first, self.batch_size)
-        ct, codes = self._memory.lend(shape, np.dtype(np.int16)), self._memory.lend(shape, np.dtype(np.uint8))
-        patches = [
-            pool.submit(self.run.read, aim, a, b) for aim, a, b in zip(aims, ct.numpy(), codes.numpy(), strict=True)
-        ]
-        return _Reading(aims, ct, codes, patches)
-
-    def _started(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            _ = self.run.source  # opened before there are threads: one for all of them
-            self._pool, self._process = ThreadPoolExecutor(self._threads, "atlas-stream"), os.getpid()
-        if self._process != os.getpid():
-            raise CorpusError(
-                f"{self.run.location}: the stream was read before this process was forked, and its threads stayed "
-                'behind; start processes by "forkserver" or "spawn", or before the stream is first read'
-            )
-        return self._pool
+        return packed.to(self.device or "cpu", augmentation=parameters or None, **self._view)
 
     def _drop(self) -> None:
         """Forget what was read ahead."""
-        if self._process == os.getpid():  # in a forked process a thread that is not there may hold a lock
-            for reading in self._reading:
-                for patch in reading.patches:
-                    patch.cancel()
-        self._reading.clear()
-        self._ready.clear()
-        self._due = self._patch
+        self._reader.seek(self._patch)
+        if self._transfer is not None:
+            self._transfer.forget()
 
 
 def stream(

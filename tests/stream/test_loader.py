@@ -19,6 +19,7 @@ from atlas.errors import CorpusError, SpecError
 from atlas.spec.library import load_taxonomy
 from atlas.stream import Augmentation, Batch, PackedBatch
 from atlas.stream.augment import Chance
+from atlas.stream.transfer import Transfer
 
 NAMES = load_taxonomy().names
 SIDES = st.sampled_from([1, 2, 7, 16, 31, 32, 33, 48, 70, 101])
@@ -378,7 +379,7 @@ def on_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
 
     def change(stream):
-        stream._next_plain = stream._next_ready
+        stream._transfer = Transfer(stream.device, stream._unpacked)
         return stream
 
     return change
@@ -397,7 +398,7 @@ def test_batches_sent_ahead_come_in_order(corpus, on_no_gpu, ahead):
             time.sleep(0.001 * (count % 3))  # so that something is read when it is asked for, and something is not
             if count == 15:
                 sent.load_state_dict(sent.state_dict())
-    assert len(sent._sent) == 0
+    assert len(sent._transfer._taken) == 0
 
 
 def test_an_error_of_what_is_sent_ahead_comes_when_it_is_due(own_folder, patches, on_no_gpu):
@@ -497,14 +498,14 @@ def test_memory_is_used_again(corpus, kept):
 def test_memory_behind_unpacked_batches_is_used_again(corpus):
     lent = []
     with atlas.stream(corpus, batch_size=2, patch_size=16, device="cpu", ahead=2) as stream:
-        lend = stream._memory.lend
+        lend = stream._reader._memory.lend
 
         def noted(*about):
             tensor = lend(*about)
             lent.append(tensor.data_ptr())
             return tensor
 
-        stream._memory.lend = noted
+        stream._reader._memory.lend = noted
         images = [next(stream).image.data_ptr() for _ in range(100)]
     assert len(lent) >= 200
     assert len(set(lent)) <= 2 * (2 + 2 + 4)
