@@ -493,6 +493,10 @@ def test_memory_is_used_again(corpus, kept):
             seen |= {batch.ct.data_ptr(), batch.codes.data_ptr()}
             last.append(batch)
     assert len(seen) <= 2 * (2 + 2 + kept + 4)  # ahead, being made, in use; a thread lets go a little later
+    del batch
+    last.clear()
+    blocks = [block for free in stream._reader._memory._free.values() for block in free]
+    assert 4 <= len(blocks) <= 2 * (2 + 2 + kept + 4)  # lent again and not given back: the system reuses addresses too
 
 
 def test_memory_behind_unpacked_batches_is_used_again(corpus):
