@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
@@ -121,6 +121,10 @@ class PackedBatch:
 
     def __len__(self) -> int:
         return len(self.case_id)
+
+    def pin_memory(self) -> PackedBatch:
+        """The batch in pinned memory; DataLoaders call this where they are made with ``pin_memory=True``."""
+        return replace(self, ct=self.ct.pin_memory(), codes=self.codes.pin_memory())
 
     def __reduce__(self) -> tuple[Any, ...]:
         # workers send many batches, and the taxonomy has hundreds of objects: as text it is parsed but once

@@ -32,7 +32,7 @@ class PatchDataset(Dataset[Item]):
     Item i is a dictionary that any collate function takes: image float32 (1, \*P) in [0, 1], mask and unknown bool
     (C, \*P), available bool (C,), case_id, origin (z, y, x), affine (4, 4), target ("" is background), index.
 
-    With ``packed=True`` items are patches as they are stored, a fiftieth of the bytes: give the DataLoader
+    With ``packed=True`` items are patches as they are stored, three bytes a voxel: give the DataLoader
     ``collate_fn=dataset.collate``, and unpack its batches with ``batch.to("cuda", classes=dataset.classes)``.
 
     Nothing is opened before the first item, so any start method of workers will do.

@@ -188,7 +188,6 @@ def inside(
     volume, within = [], []
     for n, first, size in zip(shape, origin, patch, strict=True):
         start, stop = min(max(first, 0), n), max(min(first + size, n), 0)
-        stop = max(stop, start)
         volume.append(slice(start, stop))
         within.append(slice(start - first, stop - first))
     return tuple(volume), tuple(within)

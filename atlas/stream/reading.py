@@ -28,7 +28,7 @@ class _Reading(NamedTuple):
     aims: list[Aim]
     ct: torch.Tensor
     codes: torch.Tensor
-    patches: list[Future[Patch]]
+    parts: list[Future[list[Patch]]]
 
 
 class ReadAhead:
@@ -64,14 +64,14 @@ class ReadAhead:
     @property
     def ready(self) -> bool:
         """Whether the batch that is due can be taken without waiting, and without an error."""
-        return bool(self._reading) and all(p.done() and p.exception() is None for p in self._reading[0].patches)
+        return bool(self._reading) and all(p.done() and p.exception() is None for p in self._reading[0].parts)
 
     def seek(self, patch: int) -> None:
         """Make the batch that begins with a patch of the run (on rank 0) the one that is due."""
         if self._process == os.getpid():  # in a forked process a thread that is not there may hold a lock
             for reading in self._reading:
-                for future in reading.patches:
-                    future.cancel()
+                for part in reading.parts:
+                    part.cancel()
         self._reading.clear()
         self._due = patch
 
@@ -85,7 +85,7 @@ class ReadAhead:
         """
         self._fill(self._ahead + 1)
         reading = self._reading.popleft()
-        patches = [patch.result() for patch in reading.patches]
+        patches = [patch for part in reading.parts for patch in part.result()]
         self._fill(self._ahead)
         return packed_batch(self.run, reading.aims, patches, reading.ct, reading.codes)
 
@@ -106,10 +106,12 @@ class ReadAhead:
         shape = (self._size, *self.run.patch)
         aims = self.run.aims(first, self._size)
         ct, codes = self._memory.lend(shape, np.dtype(np.int16)), self._memory.lend(shape, np.dtype(np.uint8))
-        patches = [
-            pool.submit(self.run.read, aim, a, b) for aim, a, b in zip(aims, ct.numpy(), codes.numpy(), strict=True)
+        size = -(-self._size // self._threads)  # a part for each thread: what passes between threads costs time
+        parts = [
+            pool.submit(read_patches, self.run, aims[i : i + size], ct[i : i + size], codes[i : i + size])
+            for i in range(0, self._size, size)
         ]
-        return _Reading(aims, ct, codes, patches)
+        return _Reading(aims, ct, codes, parts)
 
     def _started(self) -> ThreadPoolExecutor:
         if self._pool is None:
@@ -127,8 +129,12 @@ def read_batch(run: Run, aims: Sequence[Aim], memory: HostMemory) -> PackedBatch
     """Read patches one after another, in this thread."""
     ct = memory.lend((len(aims), *run.patch), np.dtype(np.int16))
     codes = memory.lend((len(aims), *run.patch), np.dtype(np.uint8))
-    patches = [run.read(aim, ct[b].numpy(), codes[b].numpy()) for b, aim in enumerate(aims)]
-    return packed_batch(run, aims, patches, ct, codes)
+    return packed_batch(run, aims, read_patches(run, aims, ct, codes), ct, codes)
+
+
+def read_patches(run: Run, aims: Sequence[Aim], ct: torch.Tensor, codes: torch.Tensor) -> list[Patch]:
+    """Read patches one after another into int16 and uint8 (B, z, y, x)."""
+    return [run.read(aim, a, b) for aim, a, b in zip(aims, ct.numpy(), codes.numpy(), strict=True)]
 
 
 def packed_batch(

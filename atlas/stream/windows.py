@@ -10,7 +10,9 @@ import torch
 
 from atlas.corpus import Corpus, open_corpus
 from atlas.errors import SpecError
+from atlas.harmonize.grid import HU_MIN
 from atlas.stream.pack import pack
+from atlas.stream.run import patch_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from atlas.spec.taxonomy import Taxonomy
     from atlas.stream.batch import PackedBatch
     from atlas.stream.opened import OpenCase, Source
-
-AIR = -1024
-"""HU outside the volume."""
 
 
 def sliding_windows(
@@ -67,7 +66,7 @@ def sliding_windows(
         If there is no such case, or it cannot be read.
     """
     # checked here and not in the generator: an error then comes where the mistake is
-    patch = _sides(patch_size)
+    patch = patch_shape(patch_size)
     _check(overlap, batch_size)
     opened = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     if source is None:
@@ -126,18 +125,11 @@ def _read(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     shape = (len(origins), *patch)
     dtype = torch.uint8 if case.codes_dtype == np.uint8 else torch.uint16
-    ct = torch.empty(shape, dtype=torch.int16, pin_memory=pin_memory).fill_(AIR)
+    ct = torch.empty(shape, dtype=torch.int16, pin_memory=pin_memory).fill_(HU_MIN)
     codes = torch.empty(shape, dtype=dtype, pin_memory=pin_memory).fill_(0)
     for (z, y, x), ct_window, codes_window in zip(origins.tolist(), ct.numpy(), codes.numpy(), strict=True):
         source.read(case, (z, y, x), ct_window, codes_window)
     return ct, codes
-
-
-def _sides(patch_size: int | Sequence[int]) -> tuple[int, int, int]:
-    sides = (patch_size,) * 3 if isinstance(patch_size, int) else tuple(patch_size)
-    if len(sides) != 3 or min(sides) < 1:  # noqa: PLR2004
-        raise SpecError(f"a patch size is a number of voxels or three, (z, y, x), of at least 1; not {patch_size!r}")
-    return sides[0], sides[1], sides[2]
 
 
 def _check(overlap: float, batch_size: int) -> None:

@@ -132,8 +132,8 @@ def test_the_corpus_may_be_a_folder(corpus_folder, truth):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"patch_size": 0}, "patch size"),
-        ({"patch_size": (32, 32)}, "patch size"),
+        ({"patch_size": 0}, "a patch is"),
+        ({"patch_size": (32, 32)}, "a patch is"),
         ({"overlap": 1.0}, "overlap"),
         ({"overlap": -0.1}, "overlap"),
         ({"batch_size": 0}, "at least one window"),
