@@ -3,7 +3,8 @@
 Usage: python tests/realdata/make.py SOURCE_DIR BUILD_DIR
 
 Writes BUILD_DIR/realdata.zarr (occupancy), realdata-nearest.zarr, realdata-merged.zarr (pairs merged at the source
-and split again), and below BUILD_DIR/realdata: sources/, report.csv, sides.csv, kits.csv and overlays/ to look at.
+and split again), and below BUILD_DIR/realdata: sources/, report.csv, sides.csv, kits.csv, and overlays/ and
+patches.png to look at.
 Exit status 0: everything holds. 1: something does not; sentences say what.
 """
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 import compare
 import overlay
 import pandas as pd
+import patches
 import prepare
 
 import atlas
@@ -170,6 +172,9 @@ def main(real: Path, target: Path) -> int:
     table.to_csv(target / "realdata/report.csv", index=False)
     merged.to_csv(target / "realdata/sides.csv", index=False)
     wrong += report(table, cts, merged)
+    with timed("streaming patches"):
+        wrong += patches.compare_stream(main_corpus, 100)
+        patches.draw(main_corpus, target / "realdata/patches.png", "ts_example")
     kidneys = kits(main_corpus)
     kidneys.to_csv(target / "realdata/kits.csv", index=False)
     show("KiTS, kidneys split", kidneys, None)

@@ -5,6 +5,7 @@ from pathlib import Path
 import compare
 import make
 import pandas as pd
+import patches
 import prepare
 import pytest
 import truth
@@ -127,3 +128,7 @@ def test_kidneys_of_kits_are_split(built):
         assert kidneys.right_ml[case_id] > 50
     assert kidneys.left_ml["kits19/case_00194"] == 0  # one kidney only
     assert "one organ only" in kidneys.warnings["kits19/case_00194"]
+
+
+def test_patches_are_crops_of_the_cases(built):
+    assert patches.compare_stream(built[1] / "realdata.zarr", 25) == []
