@@ -1,0 +1,1 @@
+"""The universal model: its head, text embeddings, and the loss for partial labels."""
