@@ -23,18 +23,17 @@ class ClassVectors(nn.Module):
     names: tuple[str, ...]
     """Classes in row order."""
 
+    vectors: torch.Tensor
+    """(K, E)."""
+
     @property
     def width(self) -> int:
         """Length of a vector."""
-        return int(self.table().shape[1])
-
-    def table(self) -> torch.Tensor:
-        """All vectors, (K, E)."""
-        raise NotImplementedError
+        return int(self.vectors.shape[1])
 
     def forward(self, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Vectors of `rows`, default all."""
-        return self.table() if rows is None else self.table()[rows]
+        return self.vectors if rows is None else self.vectors[rows]
 
     def rows(self, names: Sequence[str]) -> torch.Tensor:
         """Row numbers of classes, int64 (n,).
@@ -53,16 +52,10 @@ class ClassVectors(nn.Module):
 class FixedVectors(ClassVectors):
     """Vectors that training does not change: of a text encoder, hashed, one-hot or from a file."""
 
-    vectors: torch.Tensor
-
     def __init__(self, embeddings: ClassEmbeddings) -> None:
         super().__init__()
         self.names, self.embeddings = embeddings.names, embeddings
         self.register_buffer("vectors", embeddings.vectors.clone())
-
-    def table(self) -> torch.Tensor:
-        """All vectors, (K, E)."""
-        return self.vectors
 
     def extended(self, other: ClassEmbeddings) -> FixedVectors:
         """The same with more classes; see `ClassEmbeddings.extended`."""
@@ -89,12 +82,7 @@ class LearnedVectors(ClassVectors):
         self.names = tuple(names)
         # a generator of its own, so that the state of the global one is neither read nor moved
         drawn = torch.randn(len(names), width, generator=torch.Generator().manual_seed(seed))
-        self.embedding = nn.Embedding.from_pretrained(drawn, freeze=False)  # type: ignore[no-untyped-call]
-
-    def table(self) -> torch.Tensor:
-        """All vectors, (K, E)."""
-        weight: torch.Tensor = self.embedding.weight
-        return weight
+        self.vectors = nn.Parameter(drawn)
 
     def extended(self, names: Sequence[str], seed: int = 1) -> LearnedVectors:
         """The same with more classes, their vectors drawn anew; those that are here keep their values.
@@ -106,5 +94,5 @@ class LearnedVectors(ClassVectors):
         """
         longer = LearnedVectors((*self.names, *names), self.width, seed)
         with torch.no_grad():
-            longer.embedding.weight[: len(self.names)] = self.embedding.weight.cpu()
-        return longer.to(self.embedding.weight.device)
+            longer.vectors[: len(self.names)] = self.vectors.cpu()
+        return longer.to(self.vectors.device)

@@ -175,7 +175,7 @@ def test_fixed_vectors_are_not_trained():
 def test_learned_vectors_are_trained_where_they_are_used():
     learned = LearnedVectors("abc", 4)
     learned(torch.tensor([2])).sum().backward()
-    assert learned.embedding.weight.grad.tolist() == [[0] * 4, [0] * 4, [1] * 4]
+    assert learned.vectors.grad.tolist() == [[0] * 4, [0] * 4, [1] * 4]
 
 
 def test_learned_vectors_start_from_their_seed_alone():
@@ -190,11 +190,11 @@ def test_learned_vectors_start_from_their_seed_alone():
 def test_learned_vectors_keep_what_they_learned_when_extended():
     learned = LearnedVectors("abc", 4)
     with torch.no_grad():
-        learned.embedding.weight.fill_(5)
+        learned.vectors.fill_(5)
     longer = learned.extended(["d"])
     assert longer.names == ("a", "b", "c", "d")
     assert torch.equal(longer()[:3], learned())
-    assert longer.embedding.weight.requires_grad
+    assert longer.vectors.requires_grad
     assert longer()[3].std() > 0
     with pytest.raises(SpecError, match="named twice: c"):
         learned.extended(["c"])
