@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from atlas.corpus import layout
+from atlas.corpus.layout import WORD
 from atlas.corpus.record import CaseRecord
 from atlas.errors import CorpusError
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
     from atlas.spec.recipe import Splits
     from atlas.spec.taxonomy import Taxonomy
-
-WORD = 32
-"""Bits a word of the availability bitmask in the catalog."""
 
 BATCH = 2000
 """Cases a row group: 2,000 cases x 150 classes are about 25 MB in memory."""

@@ -74,8 +74,7 @@ class Corpus:
         CorpusError
             If there is none of that id.
         """
-        if ".." in case_id.split("/") or case_id.count("/") != 1:
-            raise CorpusError(f"{case_id!r} is not a case id; they look like <dataset>/<source case>")
+        layout.check_case_id(case_id)
         return open_case(self._store, case_id, self.taxonomy)
 
     @cached_property

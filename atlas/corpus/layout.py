@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from atlas.errors import CorpusError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,6 +20,9 @@ CT, MASKS, CODES, FOREGROUND = "ct", "labels/masks", "labels/masks/0", "foregrou
 CASES_TABLE, ANNOTATIONS_TABLE = "catalog/cases.parquet", "catalog/annotations.parquet"
 QUARANTINE_TABLE = "catalog/quarantine.parquet"
 
+WORD = 32
+"""Bits a word where a bitmask of any length is kept as numbers: in the catalog, and while streaming."""
+
 NGFF = "0.5"
 Json = dict[str, Any]
 
@@ -25,6 +30,18 @@ Json = dict[str, Any]
 def case_path(case_id: str) -> str:
     """Group of a case below the corpus."""
     return f"cases/{case_id}"
+
+
+def check_case_id(case_id: str) -> None:
+    """Refuse what would lead elsewhere than to a case.
+
+    Raises
+    ------
+    CorpusError
+        If it is no case id.
+    """
+    if ".." in case_id.split("/") or case_id.count("/") != 1:
+        raise CorpusError(f"{case_id!r} is not a case id; they look like <dataset>/<source case>")
 
 
 def group(attributes: Json | None = None) -> Json:

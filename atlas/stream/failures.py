@@ -1,4 +1,4 @@
-"""What an error of tensorstore means, and what a person can do about it."""
+"""What an error while reading a case means, tensorstore's above all, and what a person can do about it."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ def failure(location: str, case_id: str, error: Exception) -> CorpusError:
     return CorpusError(
         f"{location}: {case_id} cannot be reached ({text}); it was tried again for a while. Check the network and the "
         "address, then go on from the last state of the stream"
+    )
+
+
+def replaced(location: str, case_id: str) -> CorpusError:
+    """Error for a case that is another one now than when it was opened."""
+    return CorpusError(
+        f"{location}: {case_id} was built again while it was read; start again with the corpus as it is now"
     )
 
 

@@ -17,7 +17,18 @@ from atlas.errors import CorpusError
 from atlas.stream import lz4
 from atlas.stream.blosc import decode_list
 from atlas.stream.cache import Cache
-from atlas.stream.opened import CODES, CT, DOCUMENTS, FOREGROUND, OpenCase, inside, parse_case, same
+from atlas.stream.failures import replaced
+from atlas.stream.opened import (
+    CODES,
+    CT,
+    DOCUMENTS,
+    FOREGROUND,
+    LARGEST_LIST,
+    OpenCase,
+    inside,
+    parse_case,
+    same,
+)
 from atlas.stream.shards import DAMAGED, UNREADABLE, Sharding, parse_index, read_box, sharding_of
 
 if TYPE_CHECKING:
@@ -29,9 +40,6 @@ if TYPE_CHECKING:
 
 KEPT = 256 << 20
 """Bytes of opened cases that are kept: metadata, voxels to aim at and indices of shards, some 1,500 cases."""
-
-LARGEST_LIST = 1 << 24
-"""Listed voxels that are still believed."""
 
 Stamp = tuple[int, int, int]
 """What changes when a file is replaced: its number, its size and its time."""
@@ -84,7 +92,7 @@ class LocalSource:
         """Fill the part of both patches that lies inside the case."""
         opened = self._opened(case.case_id)
         if not same(opened.case, case):
-            raise _replaced(self.folder, case.case_id)
+            raise replaced(self.folder, case.case_id)
         for name, patch in ((CT, ct), (CODES, codes)):
             volume, within = inside(case.shape, origin, patch.shape)
             target = patch[within]
@@ -95,8 +103,7 @@ class LocalSource:
         return self._cases.get(case_id, lambda: self._open(case_id))
 
     def _open(self, case_id: str) -> tuple[_Opened, int]:
-        if ".." in case_id.split("/") or case_id.count("/") != 1:
-            raise CorpusError(f"{case_id!r} is not a case id; they look like <dataset>/<source case>")
+        layout.check_case_id(case_id)
         folder = Path(self.folder, layout.case_path(case_id))
         try:
             stamp = _stamp(os.stat(folder / "zarr.json"))  # noqa: PTH116 - a twentieth of the time
@@ -171,7 +178,7 @@ class LocalSource:
             raise _gone(self.folder, case_id, error) from None
         if not same:
             self._cases.forget(case_id)
-            raise _replaced(self.folder, case_id)
+            raise replaced(self.folder, case_id)
 
     def _read_shard(
         self, case_id: str, shard: Shard, sharding: Sharding, first: Triple, last: Triple, out: NDArray[Any]
@@ -183,7 +190,7 @@ class LocalSource:
         try:
             if _stamp(os.fstat(descriptor)) != shard.stamp:
                 self._cases.forget(case_id)
-                raise _replaced(self.folder, case_id)
+                raise replaced(self.folder, case_id)
             result = read_box(
                 descriptor,
                 shard.data_end,
@@ -243,12 +250,6 @@ def _voxels(folder: Path, case: OpenCase) -> NDArray[np.uint16]:
 
 def _damaged(path: object, case_id: str) -> CorpusError:
     return CorpusError(f"{path}: damaged; find what else is with `atlas verify`, and build {case_id} again")
-
-
-def _replaced(folder: str, case_id: str) -> CorpusError:
-    return CorpusError(
-        f"{folder}: {case_id} was built again while it was read; start again with the corpus as it is now"
-    )
 
 
 def _gone(folder: str, case_id: str, error: OSError) -> CorpusError:

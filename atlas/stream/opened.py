@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from atlas.corpus import layout
+from atlas.corpus.layout import WORD
 from atlas.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ CT, CODES, FOREGROUND = layout.CT, layout.CODES, layout.FOREGROUND
 DOCUMENTS = ("zarr.json", *(f"{name}/zarr.json" for name in (layout.MASKS, CT, CODES, FOREGROUND)))
 """Documents of a case, below its group."""
 
-WORD = 32
-"""Bits a word of a bitmask."""
+LARGEST_LIST = 1 << 24
+"""Listed voxels that are still believed."""
 
 LARGEST, MOST_BITS = 1 << 34, 1 << 12
 """Voxels of a volume, and bits of a bitmask, that are still believed."""

@@ -15,8 +15,18 @@ from atlas.corpus import layout
 from atlas.errors import CorpusError
 from atlas.stream.address import address_of
 from atlas.stream.cache import Cache
-from atlas.stream.failures import ERRORS, failure, gone, is_damage
-from atlas.stream.opened import CODES, CT, DOCUMENTS, FOREGROUND, OpenCase, inside, parse_case
+from atlas.stream.failures import ERRORS, failure, gone, is_damage, replaced
+from atlas.stream.opened import (
+    CODES,
+    CT,
+    DOCUMENTS,
+    FOREGROUND,
+    LARGEST_LIST,
+    OpenCase,
+    inside,
+    parse_case,
+    same,
+)
 from atlas.stream.stored import Stored, chunks_of, damaged
 
 if TYPE_CHECKING:
@@ -34,8 +44,6 @@ POOL = 64 << 20
 
 KEPT = 256
 """Cases whose arrays stay open, at a few kilobytes each."""
-
-LARGEST_LIST = 1 << 24
 
 _read_in: set[int] = set()
 """The process that has read; tensorstore's threads do not live on in a process forked from it."""
@@ -115,8 +123,7 @@ class TensorStoreSource:
             return self._opened
 
     def _documents(self, case_id: str) -> dict[str, bytes]:
-        if ".." in case_id.split("/") or case_id.count("/") != 1:
-            raise CorpusError(f"{case_id!r} is not a case id; they look like <dataset>/<source case>")
+        layout.check_case_id(case_id)
         store, _ = self._store()
         paths = [f"{layout.case_path(case_id)}/{name}" for name in DOCUMENTS]
         found = self._results(case_id, [store.read(path) for path in paths])
@@ -204,10 +211,7 @@ class TensorStoreSource:
             return
         documents = self._documents(case.case_id)
         if not self._unchanged(case, documents):
-            raise CorpusError(
-                f"{self.location}: {case.case_id} was built again while it was read; start again with the corpus as it "
-                "is now"
-            )
+            raise replaced(self.location, case.case_id)
         needed = bool((case.voxels // np.array(stored.shard) == place).all(axis=1).any())  # a class is there
         if stored.name == CT:
             # a CT of air alone has no shard; any other has one at least
@@ -224,12 +228,9 @@ class TensorStoreSource:
 
     def _unchanged(self, case: OpenCase, documents: dict[str, bytes]) -> bool:
         try:
-            now = parse_case(case.case_id, documents)
+            return same(parse_case(case.case_id, documents, case.voxels), case)
         except CorpusError as error:
             raise self._located(case.case_id, error) from error.__cause__
-        return now.arrays == case.arrays and all(
-            np.array_equal(getattr(now, name), getattr(case, name)) for name in ("affine", "table", "available")
-        )
 
     def _exists(self, case: OpenCase, stored: Stored, place: Triple) -> bool:
         store, _ = self._store()

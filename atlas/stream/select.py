@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atlas.corpus.catalog import WORD
+from atlas.corpus.layout import WORD
 from atlas.errors import CorpusError
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from atlas.corpus.layout import WORD
 from atlas.stream.memory import HostMemory
 from atlas.stream.native import compiled
-from atlas.stream.opened import WORD
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
