@@ -43,3 +43,11 @@ class UnavailableClassError(AtlasError, KeyError):
 
 class BuildError(AtlasError, RuntimeError):
     """A build cannot start or go on."""
+
+
+class CheckpointError(AtlasError):
+    """A training run, or a file of weights, is missing, damaged or of another model."""
+
+
+class TrainingError(AtlasError, RuntimeError):
+    """A training cannot start or go on."""

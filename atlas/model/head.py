@@ -6,7 +6,7 @@ and the class (CLIP-Driven Universal Model, Liu et al., ICCV 2023, section 3.2).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -14,6 +14,9 @@ from torch import nn
 from atlas.errors import SpecError
 from atlas.model.dynamic import NUMBERS, WIDTH, dynamic_layers
 from atlas.model.project import project
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HIDDEN = 256
 """Numbers that describe the image, and numbers that describe a class."""
@@ -26,10 +29,21 @@ AXES = 5
 
 
 class Logits(NamedTuple):
-    """What the head answers: logits float (P, D, H, W) and pairs int64 (P, 2), (sample, class), ascending."""
+    """What the head answers.
+
+    Attributes
+    ----------
+    logits
+        float (P, D, H, W).
+    pairs
+        int64 (P, 2), (sample, class), ascending.
+    levels
+        Of further decoder features, float (P, d, h, w) each, of the same pairs: for deep supervision.
+    """
 
     logits: torch.Tensor
     pairs: torch.Tensor
+    levels: tuple[torch.Tensor, ...] = ()
 
 
 class UniversalHead(nn.Module):
@@ -42,7 +56,10 @@ class UniversalHead(nn.Module):
     embedding
         Length E of a class embedding.
     groups
-        Groups of both normalisations; divides both numbers of channels.
+        Groups of all normalisations; divides all numbers of channels.
+    level_channels
+        Channels of further decoder features. Each has its own projection to the shared feature, and all have the
+        same layers of a class.
 
     Raises
     ------
@@ -50,11 +67,18 @@ class UniversalHead(nn.Module):
         The groups do not divide the channels.
     """
 
-    def __init__(self, deep_channels: int, decoder_channels: int, embedding: int = 512, groups: int = GROUPS) -> None:
+    def __init__(
+        self,
+        deep_channels: int,
+        decoder_channels: int,
+        embedding: int = 512,
+        groups: int = GROUPS,
+        level_channels: Sequence[int] = (),
+    ) -> None:
         super().__init__()
-        for name, channels in (("deep", deep_channels), ("decoder", decoder_channels)):
+        self.channels = (deep_channels, decoder_channels, *level_channels)
+        for name, channels in zip(_feature_names(len(level_channels)), self.channels, strict=True):
             _check_groups(name, channels, groups)
-        self.channels = (deep_channels, decoder_channels)
         self.text = nn.Linear(embedding, HIDDEN)
         self.image = nn.Sequential(
             nn.GroupNorm(groups, deep_channels),
@@ -63,11 +87,8 @@ class UniversalHead(nn.Module):
             nn.Conv3d(deep_channels, HIDDEN, 1),
         )
         self.controller = nn.Conv3d(2 * HIDDEN, NUMBERS, 1)
-        self.shared = nn.Sequential(
-            nn.GroupNorm(groups, decoder_channels),
-            nn.ReLU(inplace=True),
-            nn.Conv3d(decoder_channels, WIDTH, 1),
-        )
+        self.shared = _projection(decoder_channels, groups)
+        self.levels = nn.ModuleList(_projection(channels, groups) for channels in level_channels)
 
     def forward(
         self,
@@ -75,6 +96,7 @@ class UniversalHead(nn.Module):
         decoder: torch.Tensor,
         embeddings: torch.Tensor,
         available: torch.Tensor | None = None,
+        levels: Sequence[torch.Tensor] = (),
     ) -> Logits:
         """Logits of the wanted (sample, class) pairs; nothing is computed for the others.
 
@@ -88,26 +110,34 @@ class UniversalHead(nn.Module):
             (K, E), one row a class.
         available
             bool (B, K): the wanted pairs; None: all.
+        levels
+            Further decoder features (B, C, d, h, w), all that the head was made for or none.
 
         Returns
         -------
         Logits
             (P, D, H, W) before the sigmoid, float64 if the decoder's feature is and float32 otherwise, and the P
-            pairs (sample, class), sample by sample. P may be 0; every parameter's gradient is then zero.
+            pairs (sample, class), sample by sample; and the same of each level. P may be 0; every parameter's
+            gradient is then zero.
 
         Raises
         ------
         SpecError
             The shapes do not fit each other or the head.
         """
-        _check_feature("deep", deep, self.channels[0], len(deep))
-        _check_feature("decoder", decoder, self.channels[1], len(deep))
+        if levels and len(levels) != len(self.levels):
+            raise SpecError(f"{len(levels)} further decoder features, the head was made for {len(self.levels)}")
+        features = (deep, decoder, *levels)
+        for name, feature, channels in zip(_feature_names(len(levels)), features, self.channels, strict=False):
+            _check_feature(name, feature, channels, len(deep))
         _check_classes(embeddings, self.text.in_features, available, len(deep))
         pairs, counts = _wanted(len(deep), len(embeddings), available, deep.device)
         numbers = self._numbers(deep, embeddings, pairs)
-        shared = project(decoder.flatten(2), self.shared)
-        logits = dynamic_layers(shared, numbers, counts)
-        return Logits(logits.view(len(pairs), *decoder.shape[2:]), pairs)
+        logits = [
+            dynamic_layers(project(feature.flatten(2), layers), numbers, counts).view(len(pairs), *feature.shape[2:])
+            for feature, layers in zip((decoder, *levels), (self.shared, *self.levels), strict=False)
+        ]
+        return Logits(logits[0], pairs, tuple(logits[1:]))
 
     def _numbers(self, deep: torch.Tensor, embeddings: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
         """(P, 153). The controller is linear: its image part and its class part are computed once each and added."""
@@ -138,7 +168,7 @@ def scatter(found: Logits, samples: int, classes: int, fill: float = float("-inf
     Tensor
         (B, K, D, H, W), of the logits' type and differentiable; a view where all pairs were wanted.
     """
-    logits, pairs = found
+    logits, pairs = found.logits, found.pairs
     if len(pairs) == samples * classes:  # all, and in this order
         return logits.view(samples, classes, *logits.shape[1:])
     whole = logits.new_full((samples, classes, *logits.shape[1:]), fill)
@@ -154,6 +184,14 @@ def _wanted(
         return every.nonzero().to(device), (classes,) * samples
     host = available.cpu()  # the one wait for the device; none where availability is kept on the host
     return host.nonzero().to(device), tuple(host.sum(1).tolist())
+
+
+def _feature_names(levels: int) -> list[str]:
+    return ["deep", "decoder", *(f"decoder's level {i + 1}" for i in range(levels))]
+
+
+def _projection(channels: int, groups: int) -> nn.Sequential:
+    return nn.Sequential(nn.GroupNorm(groups, channels), nn.ReLU(inplace=True), nn.Conv3d(channels, WIDTH, 1))
 
 
 def _check_groups(name: str, channels: int, groups: int) -> None:

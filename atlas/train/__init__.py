@@ -1,0 +1,1 @@
+"""Training of the universal model, its evaluation, and prediction of volumes."""
