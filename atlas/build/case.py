@@ -16,7 +16,7 @@ import numpy as np
 from atlas.build.context import Context, hashed
 from atlas.corpus import layout
 from atlas.corpus.catalog import parse_record
-from atlas.corpus.record import CaseRecord, ClassRecord, NativeRecord, SourceRecord
+from atlas.corpus.record import CaseRecord, ClassRecord, NativeRecord, SourceRecord, class_record
 from atlas.corpus.write import array_digest, remove_case, write_case
 from atlas.errors import AtlasError, CorpusError, ScanError
 from atlas.harmonize.grid import Grid, canonical_grid
@@ -183,21 +183,8 @@ def _classes(done: Reconciled, measures: list[ClassMeasure], context: Context) -
         if not done.available >> c.bit & 1:
             continue
         provenance = _provenance(context, c.name, c.pair)
-        found = by_bit.get(c.bit)
-        absent = ClassRecord(name=c.name, provenance=provenance.kind, model=provenance.model)
-        result.append(absent if found is None else absent.model_copy(update=_measured(found)))
+        result.append(class_record(c.name, provenance.kind, provenance.model, by_bit.get(c.bit)))
     return tuple(result)
-
-
-def _measured(found: ClassMeasure) -> dict[str, object]:
-    return {
-        "voxels": found.voxels,
-        "volume_ml": round(found.volume_ml, 6),
-        "bbox": found.bbox,
-        "centroid_mm": found.centroid_mm,
-        "components": found.components,
-        "touches_border": found.touches_border,
-    }
 
 
 def _provenance(context: Context, name: str, pair: str | None) -> Provenance:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,14 @@ from atlas.build.feed import Feed
 from atlas.build.graph import outcomes
 from atlas.corpus import catalog
 from atlas.corpus.corpus import open_corpus
+from atlas.corpus.journal import journal
 from atlas.corpus.write import PARTIAL, clean, write_root
 from atlas.errors import BuildError, CorpusError, ScanError
 from atlas.ingest.cases import find_cases
 from atlas.spec import Recipe, Taxonomy, load_label_map, load_manifest, load_taxonomy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
     from typing import TextIO
 
@@ -107,7 +107,7 @@ def build(
     delivery.check_room()
     summary = BuildSummary()
     with (
-        _log(corpus) as log,
+        journal(corpus) as log,
         cluster(workers, scheduler) as client,
         closing(outcomes(client, feeds, delivery, summary.missing, fetching)) as results,
     ):
@@ -213,17 +213,3 @@ def _account(summary: BuildSummary, quarantine: dict[str, tuple[str, str]], outc
         summary.warnings[outcome.case_id] = outcome.warnings
     summary.built += outcome.state == "built"
     summary.kept += outcome.state == "kept"
-
-
-@contextmanager
-def _log(corpus: Path) -> Iterator[TextIO]:
-    """Log beside the corpus (durations and traces would make equal corpora differ); also the build's lock."""
-    corpus.parent.mkdir(parents=True, exist_ok=True)
-    path = corpus.with_name(f"{corpus.name}.log.jsonl")
-    with path.open("a", encoding="utf-8") as log:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BuildError(f"{corpus}: another build is at work on it; wait for it, or stop it") from error
-        corpus.mkdir(exist_ok=True)
-        yield log

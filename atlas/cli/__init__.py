@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from atlas.cli import ask, construct, datasets, demonstrate, obtain
+from atlas.cli import ask, construct, datasets, demonstrate, evaluate, obtain, predict, pseudo, train
 from atlas.errors import AtlasError
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -28,6 +28,10 @@ app.command()(construct.build)
 app.command()(ask.coverage)
 app.command()(ask.query)
 app.command()(construct.verify)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command()(pseudo.pseudo)
+app.command()(predict.predict)
 
 
 @app.callback(invoke_without_command=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from atlas.spec.base import Spec
+from atlas.spec.label_map import ProvenanceKind
+
+if TYPE_CHECKING:
+    from atlas.harmonize.measure import ClassMeasure
 
 Bitmask = Annotated[str, Field(pattern="^0x[0-9a-f]+$")]
 """Bit k = class k, as a hexadecimal number of any length."""
@@ -39,7 +43,7 @@ class ClassRecord(Spec):
     """One available class. Absent: 0 voxels and nothing to measure."""
 
     name: str
-    provenance: Literal["manual", "revised", "pseudo"]
+    provenance: ProvenanceKind
     model: str | None = None
     voxels: int = 0
     volume_ml: float = 0.0
@@ -47,6 +51,23 @@ class ClassRecord(Spec):
     centroid_mm: Triple | None = None
     components: int = 0
     touches_border: bool = False
+
+
+def class_record(name: str, provenance: ProvenanceKind, model: str | None, found: ClassMeasure | None) -> ClassRecord:
+    """Record of an available class; `found` None: it is absent."""
+    if found is None:
+        return ClassRecord(name=name, provenance=provenance, model=model)
+    return ClassRecord(
+        name=name,
+        provenance=provenance,
+        model=model,
+        voxels=found.voxels,
+        volume_ml=round(found.volume_ml, 6),
+        bbox=found.bbox,
+        centroid_mm=found.centroid_mm,
+        components=found.components,
+        touches_border=found.touches_border,
+    )
 
 
 class Identity(Spec):

@@ -65,6 +65,18 @@ def opened(path: "Path", source: AffineSource | None) -> "Iterator[Stored]":
         stream.finish()
 
 
+def read_header(path: "Path") -> Nifti1Header:
+    """Read the header of a NIfTI file as it is, without extensions; unlike `opened`, it checks no field.
+
+    Raises
+    ------
+    ScanError
+        If the file is no NIfTI file.
+    """
+    with bytestream.opened(path) as stream:
+        return _header(stream)
+
+
 def _header(stream: "ByteStream") -> Nifti1Header:
     """Read the fixed part of the header; extensions are left unread."""
     first = np.zeros(4, np.uint8)

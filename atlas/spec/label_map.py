@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -27,10 +27,15 @@ Box = Annotated[tuple[Span, Span, Span], Field(strict=False)]
 """[lo, hi) voxels along each stored axis."""
 
 
-class Provenance(Spec):
-    """How an annotation came about. Manual outranks revised outranks pseudo."""
+ProvenanceKind = Literal["manual", "revised", "pseudo"]
+PROVENANCES: tuple[ProvenanceKind, ...] = get_args(ProvenanceKind)
+"""How an annotation may have come about; the first outranks the second, the second the third."""
 
-    kind: Literal["manual", "revised", "pseudo"]
+
+class Provenance(Spec):
+    """How an annotation came about."""
+
+    kind: ProvenanceKind
     model: str | None = None
     """What made a pseudo label, or what a revised label started from."""
 

@@ -16,13 +16,19 @@ from atlas.errors import SpecError
 from atlas.spec.label_map import UNKNOWN, LabelMap
 from atlas.spec.manifest import Manifest
 from atlas.spec.recipe import Recipe
-from atlas.spec.strict_yaml import validated
+from atlas.spec.strict_yaml import parse, validated
 from atlas.spec.taxonomy import Taxonomy
+from atlas.spec.training import TrainingRecipe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from importlib.resources.abc import Traversable
 
 Folder = Literal["manifests", "label_maps", "pipelines"]
+Purpose = Literal["build", "training"]
+
+TRAINS = "optimiser"
+"""The entry that a training recipe has, and a build recipe has not."""
 
 
 def shipped(folder: Folder) -> Traversable:
@@ -57,13 +63,24 @@ def names(folder: Folder) -> list[str]:
     return sorted(found - {"taxonomy"})
 
 
-def _find(folder: Folder, name: str) -> Traversable:
+def recipes(purpose: Purpose) -> list[str]:
+    """Sorted names of the recipes in pipelines/ that build a corpus, or that train a model."""
+    return [name for name in names("pipelines") if _trains(_find("pipelines", name)) == (purpose == "training")]
+
+
+def _trains(path: Traversable) -> bool:
+    content, _ = parse(path)
+    return isinstance(content, dict) and TRAINS in content
+
+
+def _find(folder: Folder, name: str, known: Callable[[], list[str]] | None = None) -> Traversable:
     for place in search_path(folder):
         candidate = place / f"{name}.yaml"
         if candidate.is_file():
             return candidate
-    close = difflib.get_close_matches(name, names(folder), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(names(folder))}"
+    there = known() if known else names(folder)
+    close = difflib.get_close_matches(name, there, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(there)}"
     kind = {"manifests": "dataset", "label_maps": "label map", "pipelines": "recipe"}[folder]
     raise SpecError(f"no {kind} is called {name!r}; {hint}")
 
@@ -125,16 +142,14 @@ def _check_files(label_map: LabelMap, manifest: Manifest) -> None:
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """Read a recipe, by name from the search path or by path (anything that ends in .yaml).
+    """Read a recipe that builds a corpus, by name from the search path or by path (anything that ends in .yaml).
 
     Raises
     ------
     SpecError
-        If there is none, it is wrong, or it names a dataset that has no manifest.
+        If there is none, it is one for training, it is wrong, or it names a dataset that has no manifest.
     """
-    path = Path(name_or_path) if name_or_path.endswith(".yaml") else _find("pipelines", name_or_path)
-    if not path.is_file():
-        raise SpecError(f"no recipe at {path}")
+    path = _recipe_path(name_or_path, "build")
     recipe = validated(Recipe, path)
     known = names("manifests")
     for dataset in recipe.datasets:
@@ -143,3 +158,30 @@ def load_recipe(name_or_path: str) -> Recipe:
             hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(known)}"
             raise SpecError(f"{path}: no dataset is called {dataset!r}; {hint}")
     return recipe
+
+
+def load_training(name_or_path: str) -> TrainingRecipe:
+    """Read a recipe that trains a model, by name from the search path or by path (anything that ends in .yaml).
+
+    Raises
+    ------
+    SpecError
+        If there is none, it is one that builds a corpus, or it is wrong (file, line and entry are named).
+    """
+    return validated(TrainingRecipe, _recipe_path(name_or_path, "training"))
+
+
+def _recipe_path(name_or_path: str, purpose: Purpose) -> Traversable:
+    if name_or_path.endswith(".yaml"):
+        path: Traversable = Path(name_or_path)
+        if not path.is_file():
+            raise SpecError(f"no recipe at {path}")
+    else:
+        path = _find("pipelines", name_or_path, lambda: recipes(purpose))
+    if _trains(path) != (purpose == "training"):
+        found, command = ("trains a model", "train") if purpose == "build" else ("builds a corpus", "build")
+        raise SpecError(
+            f"{path}: this recipe {found}, use it with: atlas {command}. Recipes for this command: "
+            f"{', '.join(recipes(purpose)) or 'none'}"
+        )
+    return path

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from atlas.spec.base import Name, Spec, Strings
+from atlas.spec.label_map import PROVENANCES, ProvenanceKind
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]
@@ -17,18 +18,29 @@ Options = Annotated[dict[str, Any], Field(default_factory=dict)]
 """Keywords of the class that is named beside it, which checks them."""
 
 
-class SwinUNETRSpec(Spec):
+class NetworkSpec(Spec):
+    """What all backbones have in common."""
+
+    axes: Literal["zyx", "xyz"] = "zyx"
+    """Order of an image's axes that the network sees: zyx as the corpus has them; xyz for weights that were trained on
+    images as MONAI reads them."""
+
+
+class SwinUNETRSpec(NetworkSpec):
     """Swin UNETR of MONAI; the defaults are those of the published Universal Model."""
 
     kind: Literal["swin_unetr"]
     feature_size: Annotated[int, Field(ge=12, le=192, multiple_of=12)] = 48
     depths: Annotated[tuple[Count, ...], Field(min_length=4, max_length=4, strict=False)] = (2, 2, 2, 2)
     heads: Annotated[tuple[Count, ...], Field(min_length=4, max_length=4, strict=False)] = (3, 6, 12, 24)
+    corners: Literal["all", "published"] = "all"
+    """Of the eight tokens that become one from level to level. published: as MONAI had it before 1.5 and as all
+    published weights were trained, two of them left out and two taken twice."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
 
 
-class UNetSpec(Spec):
+class UNetSpec(NetworkSpec):
     """U-Net of nnU-Net's kind (MONAI's DynUNet): a width a level, every level half the size of the one above."""
 
     kind: Literal["unet"]
@@ -36,13 +48,15 @@ class UNetSpec(Spec):
     residual: bool = False
 
 
-class GenesisUNetSpec(Spec):
+class GenesisUNetSpec(NetworkSpec):
     """3D U-Net of Models Genesis, the one of the published Universal Model and SuPreM."""
 
     kind: Literal["genesis_unet"]
+    norm: Literal["batch", "instance"] = "batch"
+    """instance: each sample by itself, which is what the published code does when it predicts window by window."""
 
 
-class SegResNetSpec(Spec):
+class SegResNetSpec(NetworkSpec):
     """SegResNet of MONAI; the defaults are those of SuPreM."""
 
     kind: Literal["segresnet"]
@@ -51,7 +65,7 @@ class SegResNetSpec(Spec):
     blocks_up: Widths = (1, 1, 1)
 
 
-class UNetPlusPlusSpec(Spec):
+class UNetPlusPlusSpec(NetworkSpec):
     """UNet++ of MONAI, five levels; the sixth width is that of the last decoder."""
 
     kind: Literal["unetpp"]
@@ -94,6 +108,8 @@ class DataSpec(Spec):
     split: Strings | None = ("train",)
     datasets: Strings | None = None
     where: str | None = None
+    provenance: Annotated[tuple[ProvenanceKind, ...], Field(min_length=1, strict=False)] = PROVENANCES
+    """Labels that count; classes of a case that have others are not supervised there."""
     patch: (
         Annotated[int, Field(ge=16, le=512)]
         | Annotated[tuple[Annotated[int, Field(ge=16, le=512)], ...], Field(min_length=3, max_length=3, strict=False)]
@@ -146,6 +162,24 @@ class PostprocessSpec(Spec):
     """Left and right of a pair are told apart by the body's midplane where a piece is on the wrong side."""
 
 
+class ExtendSpec(Spec):
+    """How classes are added to a trained model (`--extend`)."""
+
+    keep: Literal["distil", "freeze"] = "distil"
+    """The classes it has: distil, the trained model teaches them wherever they are not annotated; freeze, nothing that
+    they depend on is trained."""
+    own_head: bool = False
+    """Whether the new classes get a head of their own; with freeze they must."""
+    weight: Positive = 1.0
+    """Of the distillation beside the loss."""
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        if self.keep == "freeze" and not self.own_head:
+            raise ValueError("keep: freeze needs own_head: true; nothing would be trained")
+        return self
+
+
 class TrainingRecipe(Spec):
     """A training."""
 
@@ -161,4 +195,5 @@ class TrainingRecipe(Spec):
     optimiser: OptimiserSpec
     validation: ValidationSpec = ValidationSpec()
     postprocess: PostprocessSpec = PostprocessSpec()
+    extend: ExtendSpec = ExtendSpec()
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0

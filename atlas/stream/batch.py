@@ -40,6 +40,8 @@ class Batch:
         bool (B, C, *P). False where the class is unavailable.
     available
         bool (B, C): the class was annotated in the case; an empty mask then means absent.
+    available_on_host
+        The same in numpy: whoever chooses by it need not wait for the device.
     unknown
         bool (B, C, *P): an available class is not known there. None if all of the batch is known.
     case_id
@@ -62,6 +64,7 @@ class Batch:
     image: torch.Tensor
     mask: torch.Tensor
     available: torch.Tensor
+    available_on_host: NDArray[np.bool_]
     unknown: torch.Tensor | None
     case_id: tuple[str, ...]
     origin: NDArray[np.int64]
@@ -185,6 +188,7 @@ class PackedBatch:
             image=image,
             mask=unpack.expand(codes, held),
             available=torch.from_numpy(available).to(device, non_blocking=True),
+            available_on_host=available,
             unknown=unpack.expand(codes, unknown) if unknown.any() else None,
             case_id=self.case_id,
             origin=self.origin,

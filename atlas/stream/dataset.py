@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from atlas.errors import SpecError
+from atlas.spec.label_map import PROVENANCES
 from atlas.stream.batch import WINDOW, PackedBatch, check_view
 from atlas.stream.memory import HostMemory
 from atlas.stream.pack import join
@@ -43,8 +44,8 @@ class PatchDataset(Dataset[Item]):
         Local or remote.
     patch_size
         Voxels, (z, y, x) or one number for all axes.
-    split, datasets, available, present, licence, where
-        Which cases: see `atlas.stream.select.select`.
+    split, datasets, available, present, licence, where, provenance
+        Which cases, and which of their labels: see `atlas.stream.select.select`.
     classes
         Channels of the masks, and what is aimed at. None: those that are available in any of the cases.
     sampling
@@ -81,6 +82,7 @@ class PatchDataset(Dataset[Item]):
         present: str | Sequence[str] = (),
         licence: str | Sequence[str] | None = None,
         where: str | None = None,
+        provenance: str | Sequence[str] = PROVENANCES,
         classes: Sequence[str] | None = None,
         sampling: Sampling | None = None,
         augmentation: Augmentation | None = None,
@@ -91,7 +93,14 @@ class PatchDataset(Dataset[Item]):
         packed: bool = False,
     ) -> None:
         index = select(
-            corpus, split=split, datasets=datasets, available=available, present=present, licence=licence, where=where
+            corpus,
+            split=split,
+            datasets=datasets,
+            available=available,
+            present=present,
+            licence=licence,
+            where=where,
+            provenance=provenance,
         )
         self.run = Run(corpus, index, patch_size=patch_size, seed=seed, sampling=sampling, classes=classes)
         self.classes = self.run.classes

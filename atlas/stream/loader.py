@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from atlas.errors import AtlasError, SpecError
+from atlas.spec.label_map import PROVENANCES
 from atlas.stream.batch import WINDOW, Batch, PackedBatch, check_view
 from atlas.stream.memory import HostMemory
 from atlas.stream.reading import ReadAhead
@@ -166,6 +167,7 @@ def stream(
     present: str | Sequence[str] = (),
     licence: str | Sequence[str] | None = None,
     where: str | None = None,
+    provenance: str | Sequence[str] = PROVENANCES,
     classes: Sequence[str] | None = None,
     sampling: Sampling | None = None,
     augmentation: Augmentation | None = None,
@@ -190,8 +192,8 @@ def stream(
     device
         Where batches are unpacked: "cuda", "cpu" and so on; "auto" is a GPU where there is one. None: yield the
         packed batches, in pinned memory where there is a GPU.
-    split, datasets, available, present, licence, where
-        Which cases: see `atlas.stream.select.select`.
+    split, datasets, available, present, licence, where, provenance
+        Which cases, and which of their labels: see `atlas.stream.select.select`.
     classes
         Channels of the masks, in order, and what patches are aimed at. None: the classes that are available in any
         of the cases, in bit order.
@@ -218,7 +220,14 @@ def stream(
         If a parameter is impossible.
     """
     index = select(
-        corpus, split=split, datasets=datasets, available=available, present=present, licence=licence, where=where
+        corpus,
+        split=split,
+        datasets=datasets,
+        available=available,
+        present=present,
+        licence=licence,
+        where=where,
+        provenance=provenance,
     )
     run = Run(corpus, index, patch_size=patch_size, seed=seed, sampling=sampling, classes=classes)
     own_rank, size = _place(rank, world_size)
@@ -245,7 +254,7 @@ def stream(
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Rank and number of processes."""
+    """ProvenanceKind and number of processes."""
     distributed = torch.distributed
     if rank is None and world_size is None:
         if distributed.is_available() and distributed.is_initialized():

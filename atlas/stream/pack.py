@@ -27,6 +27,7 @@ def pack(
     target: Sequence[str | None],
     index: NDArray[np.int64],
     taxonomy: Taxonomy,
+    counting: NDArray[np.uint32] | None = None,
 ) -> PackedBatch:
     """Batch of patches that are read already: the tables of their cases, and where the patches lie.
 
@@ -44,6 +45,8 @@ def pack(
         int64 (B,): number of each patch in its run.
     taxonomy
         Of the corpus.
+    counting
+        uint32 (B, words): classes that may be available; None: all that the cases say are.
     """
     rows = max(len(case.table) for case in cases)
     words = max(max(case.table.shape[2], len(case.available)) for case in cases)
@@ -52,6 +55,8 @@ def pack(
     for b, case in enumerate(cases):
         tables[b, : len(case.table), :, : case.table.shape[2]] = case.table
         available[b, : len(case.available)] = case.available
+    if counting is not None:
+        available[:, : counting.shape[1]] &= counting[:, :words]
     affine = np.stack([patch_affine(case.affine, first) for case, first in zip(cases, origin, strict=True)])
     case_id = tuple(case.case_id for case in cases)
     return PackedBatch(ct, codes, tables, available, case_id, origin, affine, tuple(target), index, taxonomy)

@@ -152,4 +152,5 @@ def packed_batch(
         target=[aim.target for aim in aims],
         index=np.array([aim.number for aim in aims], np.int64),
         taxonomy=run.taxonomy,
+        counting=run.available(aims),
     )

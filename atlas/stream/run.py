@@ -141,6 +141,11 @@ class Run:
             for i, (case, bit, voxel, (z, y, x)) in enumerate(zip(*(d.tolist() for d in draws), strict=True))
         ]
 
+    def available(self, aims: Sequence[Aim]) -> NDArray[np.uint32]:
+        """Classes that count as available in the case of each aim, uint32 (B, words)."""
+        found: NDArray[np.uint32] = self.index.available[[aim.case for aim in aims]]
+        return found
+
     def read(self, aim: Aim, ct: NDArray[np.int16], codes: NDArray[np.uint8]) -> Patch:
         """Read a patch into int16 and uint8 (z, y, x); see `Patch.wide`. Threads may read at once.
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from atlas.corpus.layout import WORD
 from atlas.errors import CorpusError
+from atlas.spec.label_map import PROVENANCES
+from atlas.stream.provenance import counting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +45,7 @@ class CaseIndex:
     body
         int32 (n, 6): (z0, y0, x0, z1, y1, x1) voxels, half open; the whole volume where no body was found.
     available
-        uint32 (n, words): bit k % 32 of word k // 32 says that class k was annotated.
+        uint32 (n, words): bit k % 32 of word k // 32 says that class k was annotated, by a label that counts.
     starts, bits
         int64 (n + 1,) and int16 (m,): the classes present in case i are bits[starts[i]:starts[i + 1]], ascending.
     """
@@ -101,8 +103,9 @@ def select(
     present: Names = (),
     licence: Names | None = None,
     where: str | None = None,
+    provenance: Names = PROVENANCES,
 ) -> CaseIndex:
-    """Cases that pass all filters. Reads the catalog in two queries, and a third for `where`.
+    """Cases that pass all filters. Reads the catalog in two queries, and one more for each of `where`, `provenance`.
 
     Parameters
     ----------
@@ -117,6 +120,9 @@ def select(
     where
         SQL condition over the columns of the table `cases`, such as
         "hu_max > 200 and list_contains(present, 'liver_tumor')".
+    provenance
+        Labels that count: "manual", "revised", "pseudo", one or several. A class of a case that has another one is
+        unavailable there, for `available` and `present` too; `where` sees the catalog as it is.
 
     Raises
     ------
@@ -124,10 +130,10 @@ def select(
         If no case is left (it says after which filter), if a name is not of this corpus (it lists those that
         are), or if the condition is not one.
     SpecError
-        If a class is not of the taxonomy.
+        If a class is not of the taxonomy, or there is no such provenance.
     """
     table = _table(corpus)
-    index = _index(corpus, table)
+    index = counting(corpus, _index(corpus, table), _several(provenance))
     chosen = np.ones(len(index), bool)
     left = [f"{len(index)} in the corpus"]
     filters = (
