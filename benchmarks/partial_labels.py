@@ -128,7 +128,7 @@ def check_patches(recipe, masked, background):
 
 def trained_and_scored(name, recipe, corpus, test, out):
     """Dice of each test case and class, and the seconds of the training."""
-    from atlas.train.evaluate import evaluate
+    from atlas.train.evaluation.run import evaluate
     from atlas.train.loop import train
     from atlas.train.run import load_run
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from atlas.ingest.cases import CaseFiles
-    from atlas.spec.label_map import Provenance
 
 MAX_SIDE = np.iinfo(np.uint16).max
 """Longest axis of a volume: foreground voxels are stored as uint16."""
@@ -182,14 +181,9 @@ def _classes(done: Reconciled, measures: list[ClassMeasure], context: Context) -
     for c in context.taxonomy.classes:
         if not done.available >> c.bit & 1:
             continue
-        provenance = _provenance(context, c.name, c.pair)
+        provenance = context.provenance(c)
         result.append(class_record(c.name, provenance.kind, provenance.model, by_bit.get(c.bit)))
     return tuple(result)
-
-
-def _provenance(context: Context, name: str, pair: str | None) -> Provenance:
-    special = context.label_map.provenance_of
-    return special.get(name) or special.get(pair or "") or context.label_map.provenance
 
 
 def _stored(context: Context, case_id: str) -> CaseRecord | None:

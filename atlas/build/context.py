@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from atlas.ingest.cases import CaseFiles
     from atlas.spec import LabelMap, Manifest, Recipe, Taxonomy
+    from atlas.spec.label_map import Provenance
+    from atlas.spec.taxonomy import AnatomicalClass
 
 SOFTWARE = "1"
 """Raised whenever reading or harmonizing gives other voxels than before: every case is then built again."""
@@ -81,6 +83,11 @@ class Context:
         """Patient of a case: the manifest's pattern, or the case itself."""
         found = re.search(self.manifest.patient, source_case) if self.manifest.patient else None
         return found.group(1) if found else source_case
+
+    def provenance(self, found: AnatomicalClass) -> Provenance:
+        """Who annotated a class, by the label map."""
+        special = self.label_map.provenance_of
+        return special.get(found.name) or special.get(found.pair or "") or self.label_map.provenance
 
     def _classes(self, target: str) -> list[dict[str, object]]:
         """What of the taxonomy shows in a case that has this target."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from atlas.cli.bar import Bar
 from atlas.cli.output import BLANK, emit, notes, print_grid
 from atlas.cli.output import Format as TableFormat
 from atlas.errors import AtlasError
@@ -18,14 +17,12 @@ from atlas.errors import AtlasError
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from atlas.train.evaluate import Evaluation
-    from atlas.train.evaluation_files import Summary
+    from atlas.corpus import Corpus
+    from atlas.train.evaluation.files import Summary
+    from atlas.train.evaluation.run import Evaluation, Scorer
 
 FAILED = 3
 """Exit status: done, but some cases could not be evaluated."""
-
-LINE_EVERY = 10.0
-"""Seconds between two progress lines where there is no terminal."""
 
 SHOWN = 20
 """Entries of a list before the rest is only counted."""
@@ -61,24 +58,29 @@ def evaluate(
     minimum_ml: Annotated[float, typer.Option(min=0, help="Smaller predicted lesions do not count as found.")] = 0.0,
     postprocess: Annotated[bool, typer.Option(help="Post-process as the run's recipe says.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    native: Annotated[
+        Path | None,
+        typer.Option(metavar="SOURCES", help="Compare on the scans' own grids, with the publishers' files from here."),
+    ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print the result.")] = Format.table,
 ) -> None:
     """Predict held-out cases, and compare with every class that is annotated there."""
     from atlas.corpus import open_corpus
-    from atlas.train.evaluate import evaluate as run_evaluation
-    from atlas.train.evaluation_files import summarise, write_evaluation
+    from atlas.train.evaluation.files import summarise, write_evaluation
+    from atlas.train.evaluation.run import evaluate as run_evaluation
+    from atlas.train.evaluation.truth import TRUSTED
     from atlas.train.ranks import joined
     from atlas.train.run import load_run
-    from atlas.train.truth import TRUSTED
 
     splits = split or ["test"]
-    folder = out or run / f"evaluation-{'-'.join(splits)}"
-    with joined(device) as here, _Bar() as bar:
+    folder = (out or run / f"evaluation-{'-'.join(splits)}") / ("native" if native else "")
+    with joined(device) as here, Bar("evaluate", "cases") as bar:
         trained = load_run(run, here.device)
         _make(folder)  # before the work, not after it
+        opened = open_corpus(corpus)
         evaluation = run_evaluation(
             trained,
-            open_corpus(corpus),
+            opened,
             split=splits,
             datasets=dataset or None,
             tolerance_mm=tolerance,
@@ -86,6 +88,7 @@ def evaluate(
             postprocess=postprocess,
             provenance=[str(p) for p in provenance] if provenance else TRUSTED,
             progress=bar,
+            scorer=_native_scorer(opened, native, folder) if native else None,
         )
     summary = summarise(evaluation, minimum_ml)
     write_evaluation(folder, evaluation, summary)
@@ -95,38 +98,19 @@ def evaluate(
         raise typer.Exit(FAILED)
 
 
+def _native_scorer(corpus: Corpus, sources: Path, folder: Path) -> Scorer:
+    from atlas.predict.evaluate import NativeScorer
+
+    if not sources.is_dir():
+        raise AtlasError(f"{sources}: no such folder; --native wants the folder that atlas build took as --sources")
+    return NativeScorer(corpus, sources, folder)
+
+
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AtlasError(f"{folder}: cannot be written to: {error}") from error
-
-
-class _Bar:
-    """Cases evaluated: a bar on a terminal, lines elsewhere."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._bar = Progress(
-            TextColumn("[bold]evaluate"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[case]}"), console=notes, transient=True,
-        )  # fmt: skip
-        self._task = self._bar.add_task("evaluate", case="")
-
-    def __enter__(self) -> Self:
-        if notes.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, done: int, total: int, case: str) -> None:
-        """Take note of one more case."""
-        self._bar.update(self._task, completed=done, total=total, case=case)
-        if not notes.is_terminal and (time.monotonic() - self._last > LINE_EVERY or done == total):
-            self._last = time.monotonic()
-            notes.print(f"{done}/{total} cases")
 
 
 def _print(evaluation: Evaluation, summary: Summary, form: Format) -> None:

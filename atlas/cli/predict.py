@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from atlas.cli.bar import Bar
 from atlas.cli.output import console, notes
 from atlas.errors import AtlasError
 
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
 
 INCOMPLETE = 3
 """Exit status: done, but some scans were left out."""
-
-LINE_EVERY = 10.0
-"""Seconds between two progress lines where there is no terminal."""
 
 
 def predict(
@@ -49,12 +45,17 @@ def predict(
 
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     failed = 0
-    with joined(device) as here, _Display(len(scans)) as display:
+    with joined(device) as here, Bar("predict", "windows") as bar:
         trained = load_run(run, here.device)
         for done in predict_scans(
-            trained, scans, out, classes=names, overlap=overlap, tidied=not raw, progress=display.windows
+            trained,
+            scans,
+            out,
+            classes=names,
+            overlap=overlap,
+            tidied=not raw,
+            progress=lambda scan, done, total: bar(done, total, scan),
         ):
-            display.scan_done()
             for warning in done.warnings:
                 notes.print(f"warning: {done.scan}: {warning}", markup=False, soft_wrap=True)
             if done.folder is None:
@@ -85,46 +86,3 @@ def _scans(source: Path | None, corpus: str | None, cases: Sequence[str]) -> Seq
     if not scans:
         raise AtlasError(f"{corpus}: holds no cases")
     return scans
-
-
-class _Display:
-    """Windows of the scan in hand, as a bar on a terminal and as lines elsewhere."""
-
-    def __init__(self, scans: int) -> None:
-        self._scans, self._done = scans, 0
-        self._last = time.monotonic()
-        self._bar = Progress(
-            TextColumn("[bold]{task.fields[place]}"),
-            TextColumn("{task.fields[scan]}", markup=False),
-            BarColumn(),
-            TimeRemainingColumn(),
-            console=notes,
-            transient=True,
-            disable=not notes.is_terminal,
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def windows(self, scan: str, done: int, total: int) -> None:
-        """Take note of how far a scan is."""
-        place = f"{self._done + 1}/{self._scans}"
-        if self._task is None:
-            self._task = self._bar.add_task("predict", place=place, scan=scan)
-        self._bar.update(self._task, completed=done, total=total, place=place, scan=scan)
-        now = time.monotonic()
-        if not notes.is_terminal and now - self._last > LINE_EVERY:
-            self._last = now
-            notes.print(f"{place} {scan}: window {done} of {total}", markup=False, soft_wrap=True)
-
-    def scan_done(self) -> None:
-        """Take note of the end of a scan."""
-        self._done += 1
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None

@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from atlas.cli.bar import LINE_EVERY
 from atlas.cli.output import notes
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from atlas.build.case import Outcome
     from atlas.build.delivery import Delivery, FetchEvent
     from atlas.build.fetching import Parcel
-
-LINE_EVERY = 10.0
-"""Seconds between two progress lines where there is no terminal."""
 
 FILES_SHOWN = 6
 """Bars of single files; the others are in the total."""

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from atlas.cli.bar import Bar
 from atlas.cli.construct import QUARANTINED
 from atlas.cli.output import console, notes
-from atlas.cli.progress import LINE_EVERY
 from atlas.errors import AtlasError
-
-if TYPE_CHECKING:
-    from atlas.train.pseudo import Outcome
 
 
 def pseudo(
@@ -32,9 +27,16 @@ def pseudo(
     from atlas.train.run import load_run
 
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
-    with joined(device) as here, _Display() as display:
+    with joined(device) as here, Bar("pseudo", "cases") as bar:
         trained = load_run(run, here.device)
-        outcomes = pseudo_label(trained, corpus, split=split, datasets=dataset or None, classes=names, progress=display)
+        outcomes = pseudo_label(
+            trained,
+            corpus,
+            split=split,
+            datasets=dataset or None,
+            classes=names,
+            progress=lambda done, total, outcome: bar(done, total, outcome.case_id),
+        )
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     for outcome in failed:
         notes.print(f"failed: {outcome.case_id}: {outcome.reason}", markup=False, soft_wrap=True)
@@ -49,37 +51,3 @@ def pseudo(
         raise AtlasError("no case could be labelled (see above)")
     if failed:
         raise typer.Exit(QUARANTINED)
-
-
-class _Display:
-    """Cases done: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("[bold]pseudo"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=notes,
-            transient=True,
-            disable=not notes.is_terminal,
-        )
-        self._task: TaskID | None = None
-        self._last = time.monotonic()
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, done: int, total: int, outcome: Outcome) -> None:
-        """Take note of one more case."""
-        if self._task is None:
-            self._task = self._bar.add_task("pseudo")
-        self._bar.update(self._task, completed=done, total=total)
-        now = time.monotonic()
-        if not notes.is_terminal and (now - self._last > LINE_EVERY or done == total):
-            self._last = now
-            notes.print(f"{done}/{total} cases, the last one {outcome.case_id}", markup=False, soft_wrap=True)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from atlas.cli.bar import Bar
 from atlas.cli.output import console, notes
-from atlas.cli.progress import LINE_EVERY
 
 if TYPE_CHECKING:
     from atlas.corpus import Corpus
     from atlas.spec.training import TrainingRecipe
-    from atlas.train.progress import Progress as Where
-    from atlas.train.progress import TrainSummary
+    from atlas.train.progress import Progress, TrainSummary
     from atlas.train.start import Start
 
 
@@ -68,8 +65,8 @@ def run(
     """Train with progress, and print what came of it."""
     from atlas.train.loop import train as train_model
 
-    with TrainingDisplay() as display:
-        summary = train_model(recipe, corpus, out, resume=resume, device=device, start=start, progress=display)
+    with TrainingBar() as bar:
+        summary = train_model(recipe, corpus, out, resume=resume, device=device, start=start, progress=bar.told)
     if os.environ.get("RANK", "0") == "0":  # the others have nothing to add
         console.print(_told(summary), soft_wrap=True, markup=False)
     return summary
@@ -90,41 +87,19 @@ def _told(summary: TrainSummary) -> str:
     )
 
 
-class TrainingDisplay:
-    """A bar on a terminal, lines elsewhere."""
+class TrainingBar(Bar):
+    """Steps with their figures, and notes in between."""
 
     def __init__(self) -> None:
-        self._last = 0.0
-        self._bar = Progress(
-            TextColumn("[bold]train"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-            console=notes,
-            transient=True,
-        )
-        self._task = self._bar.add_task("train", text="", total=None)
+        super().__init__("train", "steps")
 
-    def __enter__(self) -> Self:
-        if notes.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, where: Where) -> None:
+    def told(self, where: Progress) -> None:
         """Take note of a step, or of what there is to say."""
         if where.note:
             notes.print(f"step {where.step}: {where.note}", markup=False, soft_wrap=True)
             return
-        text = ", ".join(f"{name} {value:.3g}" for name, value in where.figures.items() if name in SHOWN)
-        self._bar.update(self._task, completed=where.step, total=where.steps, text=text)
-        now = time.monotonic()
-        if not notes.is_terminal and (now - self._last > LINE_EVERY or where.step == where.steps):
-            self._last = now
-            notes.print(f"step {where.step} of {where.steps}: {text}", markup=False, soft_wrap=True)
+        figures = (f"{name} {value:.3g}" for name, value in where.figures.items() if name in SHOWN)
+        self(where.step, where.steps, ", ".join(figures))
 
 
 SHOWN = ("loss", "dice", "lr", "rate", "waiting")

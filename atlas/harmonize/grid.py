@@ -7,7 +7,7 @@ canonical arrays have axes (z, y, x), and their indices grow to superior, anteri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -28,6 +28,20 @@ EDGE_TOLERANCE = 0.02
 
 HU_MIN, HU_MAX = -1024, 3071
 """Range of 12-bit CT, to which a canonical volume is clipped; what is outside the scan has the lowest value, air."""
+
+
+class Lattice(Protocol):
+    """Where the voxels (z, y, x) of a volume lie."""
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels along (z, y, x)."""
+        ...
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """(4, 4): (x, y, z) voxel indices to RAS millimetres."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ def _bounding_box(
     return centre - extent / 2, extent
 
 
-def index_map(affine: ArrayLike, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def index_map(affine: ArrayLike, grid: Lattice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """``matrix`` (3, 3) and ``offset`` (3,): source (i, j, k) = matrix @ target (z, y, x) + offset."""
     total = np.linalg.inv(np.asarray(affine, dtype=np.float64)) @ grid.affine
     return total[:3, 2::-1], total[:3, 3]
@@ -140,7 +154,7 @@ def limits(shape: Shape, matrix: NDArray[np.float64]) -> tuple[NDArray[np.float6
     return -0.5 - slack, np.asarray(shape) - 0.5 + slack
 
 
-def covered(shape: Shape, affine: ArrayLike, grid: Grid) -> NDArray[np.bool_] | None:
+def covered(shape: Shape, affine: ArrayLike, grid: Lattice) -> NDArray[np.bool_] | None:
     """Target voxels whose centre lies inside the source volume's outer edges; None if all of them do.
 
     For label volumes cropped to a box smaller than the CT, and for oblique scans.

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from atlas.harmonize.pack import bounding_box
+from atlas.harmonize.pieces import connected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
     from atlas.harmonize.grid import Grid
     from atlas.harmonize.pack import PackedMasks
-
-CONNECTIVITY = 26
-"""Voxels that share a corner are one component, as in the reference systems (facts, universal_model 1.6)."""
 
 AIR = -500
 """HU between air and the body; lung counts as air here and is enclosed by the body's box anyway."""
@@ -109,7 +107,7 @@ def _class_measure(
     stop = start + mask.shape
     sizes = [mask.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
     centre = [float(np.average(np.arange(n.size), weights=n)) + s for n, s in zip(sizes, start, strict=True)]
-    _, components = cc3d.connected_components(mask, connectivity=CONNECTIVITY, return_N=True)
+    _, components = connected(mask)
     chosen = where if where.size <= samples else np.sort(rng.choice(where, samples, replace=False))
     sample = np.stack(np.unravel_index(chosen, mask.shape), axis=1) + start
     position = (o + grid.spacing * c for o, c in zip(grid.origin, reversed(centre), strict=True))
@@ -120,7 +118,7 @@ def _class_measure(
         volume_ml=where.size * grid.spacing**3 / 1000,
         bbox=(*(int(v) for v in start), *(int(v) for v in stop)),  # type: ignore[arg-type]
         centroid_mm=(round(x, 3), round(y, 3), round(z, 3)),
-        components=int(components),
+        components=components,
         touches_border=bool((start == 0).any() or (stop == grid.shape).any()),
         sample=sample.astype(np.uint16),
     )

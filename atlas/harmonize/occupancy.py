@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from atlas.harmonize.grid import Grid, Shape, index_map, inside
+from atlas.harmonize.grid import Lattice, Shape, index_map, inside
 from atlas.harmonize.resample import Matrix, Vector, extended, interpolate, memory_order, source_box
 from atlas.harmonize.survival import restore
 
@@ -65,7 +65,7 @@ class LabelCrop:
 
 
 def resample_labels(
-    data: Labels, affine: ArrayLike, grid: Grid, *, method: Literal["occupancy", "nearest"] = "occupancy"
+    data: Labels, affine: ArrayLike, grid: Lattice, *, method: Literal["occupancy", "nearest"] = "occupancy"
 ) -> LabelCrop:
     """Resample a label volume.
 

@@ -11,12 +11,15 @@ from atlas.harmonize.pack import Entry, MaskPacker
 from atlas.harmonize.sides import SideSplit, split_sides
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from atlas.harmonize.midplane import Midplane
     from atlas.harmonize.rules import LabelRules
 
-LEFT, RIGHT = 1, 2
+LEFT, RIGHT, UNTOLD = 1, 2, 3
+"""Sides of a voxel; the last one: nobody can tell."""
 
 
 def split_pairs(packer: MaskPacker, rules: LabelRules, ct: NDArray[np.int16], spacing: float) -> tuple[int, list[str]]:
@@ -70,12 +73,22 @@ def _split_pair(
     split = _sides(mask, packer.where(lefts, box) & mask, packer.where(rights, box) & mask, spacing, midplane, start)
     selector = np.where(split.right, np.uint8(RIGHT), np.uint8(LEFT)) * packer.where(working, box)
 
-    def sided(entry: Entry, side: int) -> Entry:
-        bit = right.bit if side == RIGHT else left.bit
-        return Entry(entry.classes & ~working | 1 << bit, entry.unknown)
-
-    packer.update(start, selector, sided)
+    packer.update(start, selector, sided(rules, pair))
     return split
+
+
+def sided(rules: LabelRules, pair: str) -> Callable[[Entry, int], Entry]:
+    """What a voxel of a pair becomes when its side is found: LEFT, RIGHT, or UNTOLD."""
+    working = 1 << rules.pair_bits[pair]
+    left, right = (1 << side.bit for side in rules.taxonomy.pairs[pair])
+
+    def rule(entry: Entry, side: int) -> Entry:
+        rest = entry.classes & ~working
+        if side == UNTOLD:
+            return Entry(rest, entry.unknown | left | right)
+        return Entry(rest | (right if side == RIGHT else left), entry.unknown)
+
+    return rule
 
 
 def _sides(

@@ -26,6 +26,8 @@ CLEAR = 0.75  # share of a piece on one side of the midplane from which it count
 QUANTILES = (0.02, 0.25, 0.5, 0.75, 0.98)
 FILLED = 0.5  # a coarse voxel is solid from here
 COARSE_VOXELS = 400_000
+CONNECTIVITY = 26
+"""Voxels that share a corner are one component, as in the reference systems (facts, universal_model 1.6)."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,15 @@ def bounding_box(mask: NDArray[np.bool_]) -> Box | None:
     plane = np.any(mask[z[0] : z[-1] + 1], axis=0)
     y, x = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
     return slice(z[0], z[-1] + 1), slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
+
+
+def connected(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint32], int]:
+    """Number of the connected piece of each voxel, from 1 (0 outside the mask), and how many there are."""
+    # cc3d 4.1 sets aside too little memory where a volume is thin and its border is full, and then fails
+    framed, count = cc3d.connected_components(
+        np.pad(mask, 1), connectivity=CONNECTIVITY, out_dtype=np.uint32, return_N=True
+    )
+    return framed[1:-1, 1:-1, 1:-1], int(count)
 
 
 def major_pieces(scene: Scene) -> list[Piece]:
@@ -153,7 +164,7 @@ def cut_at_waist(
     y, x = (np.arange(n) * step for n in depth.shape[1:])
     lateral = scene.lateral[piece.box[1:]][np.ix_(y, x)]
     for level in np.arange(size, depth.max(), size / 2):
-        worn = Scene(cc3d.connected_components(depth > level, out_dtype=np.uint32), lateral, scene.midline, size)
+        worn = Scene(connected(depth > level)[0], lateral, scene.midline, size)
         if pair := find_pair(major_pieces(worn)):
             left, right = (worn.labels == part.label for part in pair)
             return _relabel_nearer(scene, piece, left, right)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from atlas.harmonize.grid import Grid
+    from atlas.harmonize.grid import Grid, Lattice
     from atlas.harmonize.rules import LabelRules
     from atlas.spec.label_map import Box
 
@@ -93,6 +93,29 @@ def reconcile(
     LabelError
         If a label holds values or structures that the label map does not explain, or has not as many slices.
     """
+    packer, available = drawn(layers, rules, case, grid=grid, method=method, slices=slices)
+    unresolved, warnings = split_pairs(packer, rules, ct, grid.spacing)
+    available &= ~unresolved
+    if rules.label_map.available == "drawn":
+        available &= _shown(packer)
+    mark_ignored(packer, rules.unknown_bit, available)
+    mark_partial(packer, rules, (grid.spacing,) * 3)
+    return Reconciled(packer.packed(keep=available), available, tuple(warnings))
+
+
+def drawn(
+    layers: Iterable[SourceLabels],
+    rules: LabelRules,
+    case: str,
+    *,
+    grid: Lattice,
+    method: Literal["occupancy", "nearest"],
+    slices: tuple[int, int] | None,
+) -> tuple[MaskPacker, int]:
+    """All labels of a case on one grid, pairs and ignore values as their working bits, and what was annotated.
+
+    Parameters are those of `reconcile`; the grid may be any.
+    """
     packer = MaskPacker(grid.shape)
     seen = []
     for layer in layers:
@@ -102,14 +125,7 @@ def reconcile(
         packer.update(crop.start, crop.values, partial(_add, meaning))
         for box in _limits(layer, rules, case, slices):
             mark_outside(packer, _classes_of(layer, rules), layer.data.shape, layer.affine, grid, box=box)
-    available = rules.available(seen, case)
-    unresolved, warnings = split_pairs(packer, rules, ct, grid.spacing)
-    available &= ~unresolved
-    if rules.label_map.available == "drawn":
-        available &= _drawn(packer)
-    mark_ignored(packer, rules.unknown_bit, available)
-    mark_partial(packer, rules, grid.spacing)
-    return Reconciled(packer.packed(keep=available), available, tuple(warnings))
+    return packer, rules.available(seen, case)
 
 
 def _add(meaning: dict[int, int], entry: Entry, value: int) -> Entry:
@@ -145,7 +161,7 @@ def _annotated(layer: SourceLabels, slices: tuple[int, int]) -> Box:
     return ((0, i), (0, j), (lo, hi) if up > 0 else (k - hi, k - lo))
 
 
-def _drawn(packer: MaskPacker) -> int:
+def _shown(packer: MaskPacker) -> int:
     """Bitmask of the classes that at least one voxel shows."""
     result = 0
     for code in np.unique(packer.codes):

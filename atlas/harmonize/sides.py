@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cc3d
 import numpy as np
 
 from atlas.harmonize.pieces import (
@@ -21,6 +20,7 @@ from atlas.harmonize.pieces import (
     Piece,
     Scene,
     bounding_box,
+    connected,
     cut_at_waist,
     distances,
     divide,
@@ -95,7 +95,7 @@ def split_sides(
     box = bounding_box(mask)
     if box is None:
         return SideSplit(right, resolved=True, note=None)
-    labels = cc3d.connected_components(mask[box], connectivity=26, out_dtype=np.uint32)
+    labels, _ = connected(mask[box])
     y, x = (np.arange(part.start, part.stop) + o for part, o in zip(box[1:], origin[1:], strict=True))
     lateral = spacing * (midplane.lateral(y[:, None], x) if midplane else x + 0.0 * y[:, None])
     scene = Scene(labels, lateral, midplane is not None, spacing)

@@ -11,9 +11,11 @@ from atlas.harmonize.grid import covered
 from atlas.harmonize.pack import Entry, MaskPacker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from atlas.harmonize.grid import Grid
+    from atlas.harmonize.grid import Lattice
     from atlas.harmonize.rules import LabelRules
     from atlas.spec.label_map import Box
 
@@ -23,7 +25,7 @@ def mark_outside(
     classes: int,
     shape: tuple[int, ...],
     affine: NDArray[np.float64],
-    grid: Grid,
+    grid: Lattice,
     *,
     box: Box | None = None,
 ) -> None:
@@ -38,7 +40,7 @@ def mark_outside(
     shape, affine
         Of the label volume, (i, j, k) as stored.
     grid
-        The canonical grid.
+        That of the masks.
     box
         [lo, hi) along each stored axis.
     """
@@ -60,15 +62,25 @@ def mark_ignored(packer: MaskPacker, unknown_bit: int, available: int) -> None:
         packer.update((0, 0, 0), where, lambda e, _: Entry(e.classes & ~ignored, e.unknown | available & ~e.classes))
 
 
-def mark_partial(packer: MaskPacker, rules: LabelRules, spacing: float) -> None:
-    """Classes drawn over part of the scan only, and classes drawn in part (see the label map's `unknown`)."""
+def mark_partial(packer: MaskPacker, rules: LabelRules, spacing: Sequence[float]) -> None:
+    """Classes drawn over part of the scan only, and classes drawn in part (see the label map's `unknown`).
+
+    Parameters
+    ----------
+    packer
+        Masks (z, y, x), z from slice to slice; changed in place.
+    rules
+        Which classes.
+    spacing
+        mm along (z, y, x).
+    """
     unknown = rules.label_map.unknown
     for target in unknown.beyond_labelled_slices:
         for bit in rules.taxonomy.target_bits(target):
             _beyond_slices(packer, bit)
     for target, distance in unknown.near_partial.items():
         for bit in rules.taxonomy.target_bits(target):
-            _near(packer, bit, distance / spacing)
+            _near(packer, bit, distance, spacing)
 
 
 def _beyond_slices(packer: MaskPacker, bit: int) -> None:
@@ -80,15 +92,19 @@ def _beyond_slices(packer: MaskPacker, bit: int) -> None:
         _make_unknown(packer, bit, (0, 0, 0), outside)
 
 
-def _near(packer: MaskPacker, bit: int, distance: float) -> None:
-    """Unknown within `distance` voxels of the class."""
+def _near(packer: MaskPacker, bit: int, distance: float, spacing: Sequence[float]) -> None:
+    """Unknown within a distance (mm) of the class."""
     box = packer.box(lambda e: bool(e.classes >> bit & 1))
     if box is None:
         return
-    margin = int(np.ceil(distance))
-    shape = packer.codes.shape
-    wide = tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, shape, strict=True))
-    near = ndimage.distance_transform_edt(~packer.where(1 << bit, (wide[0], wide[1], wide[2]))) <= distance
+    finest = min(spacing)  # as the unit, it makes whole numbers of the distances between cubic voxels
+    steps = [step / finest for step in spacing]
+    margin = [int(np.ceil(distance / step)) for step in spacing]
+    wide = tuple(
+        slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in zip(box, margin, packer.codes.shape, strict=True)
+    )
+    away = ~packer.where(1 << bit, (wide[0], wide[1], wide[2]))
+    near = ndimage.distance_transform_edt(away, sampling=steps) <= distance / finest
     _make_unknown(packer, bit, (wide[0].start, wide[1].start, wide[2].start), near)
 
 

@@ -2,7 +2,7 @@
 
 Prompts that share words or parts of words lie near each other, and that is all there is to it: nothing was learned
 from any text. The vectors are the same bits everywhere: features are counted in whole numbers, their directions come
-from SHA-256, and one IEEE square root and division, both exactly rounded, make the length 1.
+from SHA-256, and IEEE square roots, a product and a division, all exactly rounded, make the length.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from atlas.model.text import template_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-VERSION = 1
+VERSION = 2
 """Of the algorithm; any change of the bits needs a new one."""
 
 # Bytes, not characters: what counts as a letter, and its lower case, must not depend on a version of Unicode.
@@ -39,14 +39,15 @@ _BITS_PER_HASH = 256
 def hashed_embeddings(
     names: Sequence[str], prompts: Sequence[str], dim: int = 512, seed: int = 0, *, template: str = "words"
 ) -> ClassEmbeddings:
-    """Unit vectors from words, pairs of neighbouring words and letter triples.
+    """Vectors from words, pairs of neighbouring words and letter triples.
 
     A feature is a word (weight 3), two words that follow each other (2), all words in order (2; without it, left rib 1
     minus right rib 1 would be left rib 2 minus right rib 2) or three letters of a word with its ends marked (1). Each
     has a direction of +1 and -1, its signs the bits of SHA-256 of the seed and the feature. A vector is the weighted
-    sum over a prompt, scaled to length 1. Words are ASCII-lower-cased runs of letters and digits; a, an, and, in, of,
-    the are left out. As the words of a template are the same for all classes and only move all vectors together, the
-    words of the class alone are the better prompts.
+    sum over a prompt, scaled to the length sqrt(dim): a number is then about 1 in size, as the layer behind
+    it expects (those of CLIP are about 0.4). Words are ASCII-lower-cased runs of letters and digits; a, an, and, in,
+    of, the are left out. As the words of a template are the same for all classes and only move all vectors together,
+    the words of the class alone are the better prompts.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def hashed_embeddings(
 
 
 def _vector(prompt: str, dim: int, seed: int) -> np.ndarray:
-    """float32 (dim,) of length 1."""
+    """float32 (dim,) of length sqrt(dim)."""
     total = np.zeros(dim, np.int64)
     for (kind, feature), count in Counter(_features(prompt)).items():
         total += count * _WEIGHT[kind] * _direction(f"{VERSION}/{seed}/{kind}/".encode() + feature, dim)
@@ -83,7 +84,7 @@ def _vector(prompt: str, dim: int, seed: int) -> np.ndarray:
     if not squared:
         raise SpecError(f"{dim} columns are too few for the prompt {prompt!r}: all its features cancel out")
     # math.sqrt of a whole number below 2^53 and the division are exactly rounded by IEEE 754
-    return (total.astype(np.float64) / math.sqrt(squared)).astype(np.float32)
+    return (total.astype(np.float64) * math.sqrt(dim) / math.sqrt(squared)).astype(np.float32)
 
 
 def _features(prompt: str) -> Iterator[tuple[str, bytes]]:

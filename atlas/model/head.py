@@ -6,13 +6,14 @@ and the class (CLIP-Driven Universal Model, Liu et al., ICCV 2023, section 3.2).
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
 
 from atlas.errors import SpecError
-from atlas.model.dynamic import NUMBERS, WIDTH, dynamic_layers
+from atlas.model.dynamic import NUMBERS, SPLIT, WIDTH, dynamic_layers
 from atlas.model.project import project
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ HIDDEN = 256
 
 GROUPS = 16
 """Groups of channels that are normalised together."""
+
+RARE = 0.05
+"""Probability of every class in every voxel before any training."""
 
 AXES = 5
 """Sample, channel, z, y, x."""
@@ -87,8 +91,25 @@ class UniversalHead(nn.Module):
             nn.Conv3d(deep_channels, HIDDEN, 1),
         )
         self.controller = nn.Conv3d(2 * HIDDEN, NUMBERS, 1)
+        self._begin()
         self.shared = _projection(decoder_channels, groups)
         self.levels = nn.ModuleList(_projection(channels, groups) for channels in level_channels)
+
+    def _begin(self) -> None:
+        """Let the layers of all classes begin as those of an ordinary network, from which the controller departs.
+
+        Weights as He et al. (ICCV 2015) draw them, so that a signal keeps its size through the layers (left to itself,
+        the controller's default bias makes it a tenth of that in each of them), and a last bias with which every class
+        begins as rare as most are (Lin et al., Focal Loss, ICCV 2017).
+        """
+        with torch.no_grad():
+            w1, w2, w3, b1, b2, b3 = self.controller.bias.split(SPLIT)  # type: ignore[union-attr]
+            for weights in (w1, w2):
+                nn.init.normal_(weights, std=math.sqrt(2 / WIDTH))
+            nn.init.normal_(w3, std=math.sqrt(1 / WIDTH))
+            nn.init.zeros_(b1)
+            nn.init.zeros_(b2)
+            nn.init.constant_(b3, math.log(RARE / (1 - RARE)))
 
     def forward(
         self,

@@ -1,47 +1,35 @@
 """Predict scans with a trained model: read, resample, predict, post-process, write on the scan's own grid.
 
-Memory is bounded whatever the height of a scan and the number of classes: probabilities of more than
-`MOST_BYTES` lie in a file beside the results while a scan is worked on, and classes are handled one at a time.
+Memory is bounded whatever the height of a scan and the number of classes: see `atlas.predict.canonical`; classes are
+handled one at a time.
 """
 
 from __future__ import annotations
 
-import math
-import tempfile
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import atlas
 from atlas.errors import ScanError
-from atlas.harmonize.grid import canonical_grid
-from atlas.harmonize.resample import resample_ct
+from atlas.predict.canonical import Room, canonical_ct, probabilities_of, tidy_up
 from atlas.predict.results import check_replaceable, write_results
 from atlas.predict.scans import LOADING
 from atlas.predict.select import Selection, select
-from atlas.predict.tidy import tidy
 from atlas.spec.training import PostprocessSpec
-from atlas.train.sliding import predict_volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from atlas.harmonize.grid import Grid
     from atlas.predict.scans import Frame, Scan
-    from atlas.train.run import Trained
-
-MOST_BYTES = 512 * 2**20
-"""Probabilities or masks that are kept in memory; more are kept in a file."""
-
-MOST_MM = 4000.0
-"""No patient is longer, nor any scan of one; the memory for such a grid is not asked for on a header's word."""
+    from atlas.train.run import CorpusRecord, Trained
 
 OVERLAP = 0.5
 THRESHOLD = 0.5
@@ -142,25 +130,13 @@ def predict_scan(
     """
     clock = _Clock()
     check_replaceable(out / scan.name)
-    ct, grid, frame = _canonical(scan, trained.description.corpus.spacing)
+    ct, grid, frame = _canonical(scan, trained.description.corpus)
     clock.lap("read")
     out.mkdir(parents=True, exist_ok=True)
-    with _Room(out) as room:
-        probabilities = predict_volume(
-            trained.network,
-            ct,
-            rows=selection.rows,
-            window=trained.description.recipe.data.window,
-            patch=trained.patch,
-            overlap=overlap,
-            precision=_precision(trained),
-            out=room.array((len(selection.rows), *grid.shape), np.dtype(np.uint8)),
-            progress=progress,
-        )
+    with Room(out) as room:
+        probabilities = probabilities_of(trained, ct, selection, room, overlap=overlap, progress=progress)
         clock.lap("network")
-        if spec != PostprocessSpec():
-            masks = room.array(probabilities.shape, np.dtype(bool))
-            tidy(probabilities, masks, selection.predicted, trained.description.taxonomy, spec, grid.spacing, ct)
+        tidy_up(probabilities, trained, ct, selection, spec, room)
         clock.lap("postprocess")
         about = _about(trained, scan, frame, grid, spec, overlap)
         folder = out / scan.name
@@ -170,23 +146,16 @@ def predict_scan(
     return Prediction(scan.name, folder, None, volumes, frame.warnings, clock.seconds)
 
 
-def _canonical(scan: Scan, spacing: float) -> tuple[NDArray[np.int16], Grid, Frame]:
+def _canonical(scan: Scan, corpus: CorpusRecord) -> tuple[NDArray[np.int16], Grid, Frame]:
     """The CT on the grid of the model; its own voxels are let go."""
     try:
         data, frame = scan.load()
-        extent = float((np.abs(frame.affine[:3, :3]) @ frame.shape).max())
-        if extent > MOST_MM:
-            raise ScanError(f"{frame.source}: is {extent / 1000:.1f} m long; the spacing in its header is wrong")
-        grid = canonical_grid(frame.shape, frame.affine, spacing)
-        return resample_ct(data, frame.affine, grid), grid, frame
+        try:
+            return *canonical_ct(data, frame.affine, corpus), frame
+        except ScanError as error:
+            raise ScanError(f"{frame.source}: {error}") from error
     except LOADING as error:
         raise ScanUnreadableError(str(error) or type(error).__name__) from error
-
-
-def _precision(trained: Trained) -> Any:  # noqa: ANN401 - a literal that two modules spell
-    """As in training on a GPU; on a CPU lower precision only costs time."""
-    on_gpu = next(trained.network.parameters()).device.type == "cuda"
-    return trained.description.recipe.optimiser.precision if on_gpu else "fp32"
 
 
 def _about(
@@ -224,18 +193,3 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[stage] = round(now - self._last, 3)
         self._last = now
-
-
-class _Room(ExitStack):
-    """Large arrays for the time of a scan: in memory, or in files in a folder that is removed afterwards."""
-
-    def __init__(self, beside: Path) -> None:
-        super().__init__()
-        self._beside = beside
-
-    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """New array; what is in it counts for nothing."""
-        if math.prod(shape) * dtype.itemsize <= MOST_BYTES:
-            return np.empty(shape, dtype)
-        folder = self.enter_context(tempfile.TemporaryDirectory(prefix=".predict-", dir=self._beside))
-        return np.memmap(Path(folder) / "array", dtype, "w+", shape=shape)

@@ -130,6 +130,8 @@ class OptimiserSpec(Spec):
     accumulate: Count = 1
     """Forward passes an update."""
     lr: Positive = 4e-4
+    head_rate: Positive = 0.05
+    """Of `lr`, for the layers of the head that make the layers of the classes; see `atlas.train.schedule`."""
     weight_decay: NotNegative = 1e-5
     warmup: Annotated[int, Field(ge=0)] = 0
     clip: Positive | None = 12.0

@@ -10,7 +10,7 @@ import numpy as np
 from atlas.errors import CorpusError
 from atlas.spec.label_map import PROVENANCES
 from atlas.stream.select import select
-from atlas.train import validate as judge
+from atlas.train.evaluation import validate as judge
 from atlas.train.run import save_model
 
 if TYPE_CHECKING:

@@ -118,6 +118,6 @@ def _description(
         classes=classes,
         heads=heads,
         taxonomy=corpus.taxonomy,
-        corpus=CorpusRecord(location=corpus.location, spacing=corpus.recipe.grid.spacing, cases=0, fingerprint=0),
+        corpus=CorpusRecord.of(corpus),
         parent=trained.digest,
     )

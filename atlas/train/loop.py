@@ -14,7 +14,7 @@ from atlas.train.options import settings_of
 from atlas.train.progress import Progress, TrainSummary, silent
 from atlas.train.ranks import Ranks, joined
 from atlas.train.resume import begun, check_corpus
-from atlas.train.run import save_description
+from atlas.train.run import CorpusRecord, save_description
 from atlas.train.schedule import check_schedule
 from atlas.train.start import Start, check_patch, fresh_start
 from atlas.train.stopping import stop_wish
@@ -119,14 +119,7 @@ def _patches(recipe: TrainingRecipe, corpus: Corpus, begin: Start, settings: Set
 
 def _opened(out: Path, begin: Start, patches: Stream, corpus: Corpus, ranks: Ranks, *, known: bool) -> Start:
     """Describe the corpus in the folder of a new run; in that of an old one, check that it is the same."""
-    now = begin.description.corpus.model_copy(
-        update={
-            "location": corpus.location,
-            "spacing": corpus.recipe.grid.spacing,
-            "cases": len(patches.run.index),
-            "fingerprint": patches.run.fingerprint,
-        }
-    )
+    now = CorpusRecord.of(corpus, len(patches.run.index), patches.run.fingerprint)
     if known:
         check_corpus(out, begin.description, now, corpus.taxonomy)
         return begin

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import cc3d
 import numpy as np
 from scipy import ndimage
 
 from atlas.harmonize.midplane import find_midplane
-from atlas.harmonize.pieces import bounding_box
+from atlas.harmonize.pieces import bounding_box, connected
 from atlas.harmonize.sides import ASTRIDE
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from atlas.spec.training import PostprocessSpec
 
     Box = tuple[slice, slice, slice]
-
-CONNECTIVITY = 26
 
 
 def postprocess(
@@ -152,7 +149,7 @@ def _beyond(mask: NDArray[np.bool_], side: int, midplane: Midplane) -> tuple[Box
     at_home = midplane.lateral(y[:, None], x) * side >= 0
     if at_home[mask[box].any(axis=0)].all():
         return None
-    labels = _pieces(mask[box])
+    labels = connected(mask[box])[0]
     size = np.bincount(labels.ravel())
     home = np.bincount(labels[:, at_home].ravel(), minlength=len(size))
     stray = home < ASTRIDE * size
@@ -165,18 +162,10 @@ def keep_largest(mask: NDArray[np.bool_]) -> None:
     box = bounding_box(mask)
     if box is None:
         return
-    labels = _pieces(mask[box])
+    labels = connected(mask[box])[0]
     size = np.bincount(labels.ravel())
     size[0] = 0
     mask[box] = labels == size.argmax()
-
-
-def _pieces(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """Number of the connected piece of each voxel, from 1; 0 outside."""
-    # cc3d 4.1 sets aside too little memory where a volume is thin and its border is full, and then fails
-    framed = cc3d.connected_components(np.pad(mask, 1), connectivity=CONNECTIVITY, out_dtype=np.uint32)
-    labels: NDArray[np.uint32] = framed[1:-1, 1:-1, 1:-1]
-    return labels
 
 
 def keep_within(lesion: NDArray[np.bool_], organs: Sequence[NDArray[np.bool_]], margin: float) -> None:

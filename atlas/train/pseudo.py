@@ -21,9 +21,8 @@ from atlas.corpus.journal import journal
 from atlas.corpus.write import array_digest, clean, write_case
 from atlas.errors import AtlasError, CorpusError, SpecError
 from atlas.stream.select import select
-from atlas.train.postprocess import postprocess_in_place
-from atlas.train.sliding import HALF, predict_volume
-from atlas.train.validate import precision_on
+from atlas.train.compatible import check_corpus
+from atlas.train.masks import predicted_masks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,7 +103,8 @@ def pseudo_label(
         If another process writes to the corpus.
     """
     names = _named(trained, classes)
-    opened = _opened(trained, corpus, names)
+    opened = _opened(corpus)
+    check_corpus(trained, opened, names)
     folder = Path(opened.location)
     cases = select(opened, split=split, datasets=datasets).case_ids.tolist()
     outcomes = []
@@ -138,22 +138,10 @@ def _named(trained: Trained, classes: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def _opened(trained: Trained, corpus: str | Path, names: Sequence[str]) -> Corpus:
+def _opened(corpus: str | Path) -> Corpus:
     if "://" in str(corpus):
         raise CorpusError(f"{corpus}: pseudo labels are written into a folder; copy the corpus to a disk first")
-    opened = open_corpus(corpus)
-    spacing, learned = opened.recipe.grid.spacing, trained.description.corpus.spacing
-    if spacing != learned:
-        raise CorpusError(
-            f"{corpus}: its voxels are {spacing} mm, those that {trained.folder} was trained on are {learned} mm; "
-            "build a corpus on that grid, or take another model"
-        )
-    if strange := [name for name in names if name not in opened.taxonomy.by_name]:
-        raise CorpusError(
-            f"{corpus}: its taxonomy has no {', '.join(strange)}; bring the corpus up to date with `atlas build`, or "
-            "name other classes of the model"
-        )
-    return opened
+    return open_corpus(corpus)
 
 
 def _outcome(trained: Trained, corpus: Corpus, case_id: str, names: Sequence[str], overlap: float) -> Outcome:
@@ -176,7 +164,8 @@ def _label(trained: Trained, corpus: Corpus, case_id: str, names: Sequence[str],
     if not wanted:
         return ()
     ct, codes = _arrays(case)
-    masks = _predicted(trained, ct, overlap)
+    # all classes of the model: some rules of post-processing need those that are not wanted
+    masks = predicted_masks(trained, ct, trained.classes, trained.description.recipe.postprocess, overlap)
     done = complete(
         case.record,
         ct=ct,
@@ -213,22 +202,3 @@ def _arrays(case: Case) -> tuple[NDArray[np.int16], NDArray[np.unsignedinteger]]
     if array_digest(ct) != case.record.ct_sha256 or array_digest(codes) != case.record.codes_sha256:
         raise CorpusError(f"{case.case_id}: the case is damaged (its hashes differ); build it again")
     return ct, codes
-
-
-def _predicted(trained: Trained, ct: NDArray[np.int16], overlap: float) -> NDArray[np.bool_]:
-    """Post-processed masks of all classes of the model, bool (K, z, y, x): of what is not wanted some rules need it."""
-    recipe, device = trained.description.recipe, next(trained.network.parameters()).device
-    probabilities = predict_volume(
-        trained.network,
-        ct,
-        patch=trained.patch,
-        window=recipe.data.window,
-        overlap=overlap,
-        precision=precision_on(device, recipe.optimiser.precision),
-    )
-    masks: NDArray[np.bool_] = probabilities.view(bool)  # in the same memory: there may be many classes
-    np.greater_equal(probabilities, HALF, out=masks)
-    description = trained.description
-    spacing = description.corpus.spacing
-    postprocess_in_place(masks, trained.classes, description.taxonomy, recipe.postprocess, spacing, ct)
-    return masks

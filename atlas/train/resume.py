@@ -50,23 +50,31 @@ def begun(out: Path, recipe: TrainingRecipe, start: Start | None, *, resume: boo
     if not resume:
         raise TrainingError(f"{out}: holds a run already; --resume goes on with it, or choose another folder")
     description, embeddings = load_description(out)
-    changes = list(differences(description.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")))
+    _check_recipe(out, description.recipe, recipe)
+    if start is not None:
+        return _given(out, description, start)
+    if description.parent is not None:
+        raise TrainingError(
+            f"{out}: began with another model (sha256 {description.parent[:16]}); name it again to go on, with "
+            "--extend or --finetune"
+        )
+    if not has_checkpoint(out):  # it was stopped before the first one
+        return first(description, embeddings)
+    return Start(description, network_of(description, embeddings), embeddings)
+
+
+def _check_recipe(out: Path, then: TrainingRecipe, now: TrainingRecipe) -> None:
+    changes = list(differences(then.model_dump(mode="json"), now.model_dump(mode="json")))
     if changes:
         raise TrainingError(
             f"{out}: was begun with another recipe ({'; '.join(changes)}); go on with the one it was begun with, or "
             "choose another folder"
         )
-    if start is None:
-        if description.parent is not None:
-            raise TrainingError(
-                f"{out}: began with another model (sha256 {description.parent[:16]}); name it again to go on, with "
-                "--extend or --finetune"
-            )
-        if not has_checkpoint(out):  # it was stopped before the first one
-            return first(description, embeddings)
-        return Start(description, network_of(description, embeddings), embeddings)
-    parents = (description.parent, start.description.parent)
-    if parents[0] != parents[1] or description.classes != start.description.classes:
+
+
+def _given(out: Path, description: RunDescription, start: Start) -> Start:
+    then, now = ((d.parent, d.classes) for d in (description, start.description))
+    if then != now:
         raise TrainingError(f"{out}: was begun with another model or for other classes; choose another folder")
     return replace(start, description=description)
 

@@ -14,6 +14,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -30,9 +31,9 @@ from atlas.spec.training import TrainingRecipe
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
-
+    from atlas.corpus import Corpus
     from atlas.model.embeddings import ClassEmbeddings
+    from atlas.train.sliding import Precision
 
 FORMAT: Literal["atlas run 1"] = "atlas run 1"
 DESCRIPTION, EMBEDDINGS, MODEL = "run.json", "embeddings.safetensors", "model.safetensors"
@@ -47,6 +48,20 @@ class CorpusRecord(Spec):
     cases: int
     fingerprint: int
     """Of the patches; see `atlas.stream.run.Run.fingerprint`."""
+    antialias: bool = False
+    """Whether its scans were smoothed before they were resampled; a scan to be predicted is treated alike."""
+
+    @classmethod
+    def of(cls, corpus: Corpus, cases: int = 0, fingerprint: int = 0) -> CorpusRecord:
+        """Record of a corpus; cases and fingerprint come with its patches."""
+        recipe = corpus.recipe
+        return cls(
+            location=corpus.location,
+            spacing=recipe.grid.spacing,
+            cases=cases,
+            fingerprint=fingerprint,
+            antialias=recipe.resample.antialias,
+        )
 
 
 class RunDescription(Spec):
@@ -98,6 +113,16 @@ class Trained:
         patch = self.description.recipe.data.patch
         z, y, x = (patch,) * 3 if isinstance(patch, int) else patch
         return z, y, x
+
+
+def precision_on(device: str | torch.device, precision: Precision) -> Precision:
+    """The run's precision on a GPU, fp32 on a CPU, which has no fast arithmetic of the other kinds."""
+    return precision if torch.device(device).type == "cuda" else "fp32"
+
+
+def precision_of(trained: Trained) -> Precision:
+    """What a trained model computes in, where it is."""
+    return precision_on(next(trained.network.parameters()).device, trained.description.recipe.optimiser.precision)
 
 
 def network_of(description: RunDescription, embeddings: ClassEmbeddings | None) -> UniversalNetwork:

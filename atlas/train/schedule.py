@@ -10,7 +10,11 @@ import torch
 from atlas.errors import SpecError
 
 if TYPE_CHECKING:
+    from atlas.model.network import UniversalNetwork
     from atlas.spec.training import OptimiserSpec
+
+MAKERS = ("text", "image", "controller")
+"""Parts of a head that make the layers of the classes."""
 
 
 def learning_rate(step: int, spec: OptimiserSpec) -> float:
@@ -36,21 +40,28 @@ def check_schedule(spec: OptimiserSpec) -> None:
         raise SpecError(f"optimiser.warmup {spec.warmup}: fewer than optimiser.steps, {spec.steps}, are wanted")
 
 
-def optimiser_of(network: torch.nn.Module, spec: OptimiserSpec) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, ICLR 2019) whose weight decay leaves biases and normalisations alone.
+def optimiser_of(network: UniversalNetwork, spec: OptimiserSpec) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, ICLR 2019), with two exceptions.
 
-    Decay pulls towards 0, which means nothing to a scale whose neutral value is 1, nor to a shift: parameters of one
-    dimension are all of these kinds.
+    Weight decay leaves biases and normalisations alone: it pulls towards 0, which means nothing to a scale whose
+    neutral value is 1, nor to a shift. Parameters of one dimension are all of these kinds.
+
+    The layers that make layers (text, image, controller of the head) learn at `head_rate` of the rate. AdamW moves
+    each of their weights by about the rate, and a number that they make, which is a weight itself, by the rate times
+    the sum of some 500 inputs: far more than any other weight of the network.
     """
-    trained = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": spec.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    makers = {id(p) for head in network.heads for part in MAKERS for p in getattr(head, part).parameters()}
+    groups = []
+    for made, share in ((False, 1.0), (True, spec.head_rate)):
+        trained = [p for p in network.parameters() if p.requires_grad and (id(p) in makers) == made]
+        groups += [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": spec.weight_decay, "share": share},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "share": share},
+        ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=spec.lr)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Use a learning rate from now on."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]

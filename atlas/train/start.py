@@ -76,7 +76,7 @@ def fresh_start(recipe: TrainingRecipe, corpus: Corpus) -> Start:
         classes=classes,
         heads=(len(classes),),
         taxonomy=corpus.taxonomy,
-        corpus=CorpusRecord(location=corpus.location, spacing=corpus.recipe.grid.spacing, cases=0, fingerprint=0),
+        corpus=CorpusRecord.of(corpus),
     )
     return first(description, embeddings)
 

@@ -110,8 +110,8 @@ class Training:
                     stopped = wish.signal or "a signal to another rank"
                     break
             if stopped is not None:
-                self._tell(log, f"stopped by {stopped} after step {self.step}; --resume goes on")
                 self._save(log)
+                self._tell(log, f"stopped by {stopped} after step {self.step}; --resume goes on")
         best, spec = self.best, self.spec
         return TrainSummary(self.out, self.step, spec.steps, stopped, best.step, best.score, self.seconds)
 

@@ -68,6 +68,17 @@ def test_the_sample_covers_the_class_evenly(grid):
     assert abs(upper - lower) < 4 * np.sqrt(30000 / 4)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3, 1), (3, 1, 1), (1, 7, 7), (5, 3, 1), (3, 3, 3)])
+def test_voxels_apart_in_a_thin_crop(grid, shape):
+    """As many pieces as a crop can hold; cc3d alone fails on these."""
+    apart = np.zeros(shape, np.uint8)
+    apart[::2, ::2, ::2] = 1
+    packer = MaskPacker(grid.shape)
+    packer.update((2, 3, 4), apart, lambda e, _: Entry(e.classes | 1, 0))
+    (found,) = measure(packer.packed(keep=-1), grid, samples=5, seed=0)
+    assert found.components == found.voxels == apart.sum()
+
+
 def test_an_absent_class_is_not_measured(grid):
     assert measure(packed([np.zeros(SHAPE, bool)]), grid, samples=5, seed=0) == []
 

@@ -212,6 +212,17 @@ def test_many_lesions_go_each_to_its_side():
     is_right(split(speck, right), speck, right, note="all on the right")
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 7), (1, 5, 7), (7, 1, 7)])
+def test_voxels_apart_in_one_line_or_plane(shape):
+    """As many pieces as a crop can hold; cc3d alone fails on these."""
+    mask = np.zeros(shape, bool)
+    mask[::2, ::2, ::2] = True
+    split = split_sides(mask, 40.0, Midplane((0.0, 3.0), (0.0, 1.0), "spine"))
+    assert split.resolved
+    assert set(np.nonzero(split.right)[2].tolist()) == {4, 6}
+    assert np.count_nonzero(split.right) == np.count_nonzero(mask) // 2
+
+
 def test_seeds_rule_over_geometry():
     left, right = kidney(-60), kidney(60)
     crossed = blob(0, 0, 20, 8)  # unsided: it touches neither, and is nearer to the right one

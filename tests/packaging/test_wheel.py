@@ -40,7 +40,8 @@ def test_an_installed_wheel_finds_them(wheel, tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import atlas, atlas.spec as s; "
         "assert atlas.__file__.startswith(sys.argv[1]), atlas.__file__; "
-        "[s.load_label_map(n) for n in s.names('manifests')]; [s.load_recipe(n) for n in s.names('pipelines')]; "
+        "[s.load_label_map(n) for n in s.names('manifests')]; [s.load_recipe(n) for n in s.recipes('build')]; "
+        "[s.load_training(n) for n in s.recipes('training')]; "
         "print(*s.names('manifests'))"
     )
     done = subprocess.run(

@@ -19,7 +19,7 @@ def by_intensity(monkeypatch):
     import numpy as np
 
     from atlas.harmonize.grid import HU_MIN
-    from atlas.predict import run
+    from atlas.predict import canonical
 
     def install(ramps):
         def predict_volume(network, ct, *, rows, patch, window, overlap, precision, out, progress):
@@ -33,7 +33,7 @@ def by_intensity(monkeypatch):
                 out[number] = np.ceil(p * 255 - 0.5)
             return out
 
-        monkeypatch.setattr(run, "predict_volume", predict_volume)
+        monkeypatch.setattr(canonical, "predict_volume", predict_volume)
 
     return install
 

@@ -12,7 +12,7 @@ from predicting import affine_of, mask, model, predicted
 import atlas
 from atlas.errors import AtlasError, SpecError
 from atlas.harmonize.grid import canonical_grid
-from atlas.predict import FileScan, predict_scans, results, run
+from atlas.predict import FileScan, canonical, predict_scans, results
 from atlas.predict.results import write_results
 from atlas.predict.scans import Frame, corpus_scans
 from atlas.predict.select import select
@@ -103,9 +103,9 @@ def test_arrays_on_disk_give_the_same_result_and_leave_nothing(ct, tmp_path, tax
     trained = model(taxonomy, CLASSES, largest=["liver"], organ_margin=5.0, sides=True)
     one = predicted(trained, ct, tmp_path / "a")
     made = []
-    monkeypatch.setattr(run, "MOST_BYTES", 1000)
+    monkeypatch.setattr(canonical, "MOST_BYTES", 1000)
     memmap = np.memmap
-    monkeypatch.setattr(run.np, "memmap", lambda *a, **k: made.append(memmap(*a, **k)) or made[-1])
+    monkeypatch.setattr(canonical.np, "memmap", lambda *a, **k: made.append(memmap(*a, **k)) or made[-1])
     other = predicted(trained, ct, tmp_path / "b")
     assert [m.dtype for m in made] == [np.uint8, bool]
     for name in ("combined.nii.gz", "segmentations/liver.nii.gz"):

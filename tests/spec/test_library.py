@@ -113,6 +113,9 @@ class TestNotFound:
             (library.load_manifest, "qqqq", r"no dataset is called 'qqqq'; there are: abdomenatlas_10_mini, "),
             (library.load_label_map, "msd09_splen", r"no label map is called .*did you mean msd09_spleen"),
             (library.load_recipe, "abdomn", r"no recipe is called 'abdomn'; did you mean abdomen"),
+            (library.load_recipe, "qqqq", r"no recipe is called 'qqqq'; there are: abdomen, demo$"),
+            (library.load_training, "universal_unt", r"no recipe is called .*; did you mean universal_unet"),
+            (library.load_training, "qqqq", r"'qqqq'; there are: demo_model, universal_swin_unetr, universal_unet$"),
         ],
     )
     def test_close_names_or_all_are_listed(self, load, name, says):

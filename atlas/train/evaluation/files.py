@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import atlas
 from atlas.report.scores import draw_scores
+from atlas.train.evaluation.tables import METRICS, class_table, detection_table
 from atlas.train.run import replace
-from atlas.train.tables import METRICS, class_table, detection_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
 
-    from atlas.train.evaluate import Evaluation
+    from atlas.train.evaluation.run import Evaluation
 
 DIGITS = 6
 
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """Tables of an evaluation, see `atlas.train.tables`.
+    """Tables of an evaluation, see `atlas.train.evaluation.tables`.
 
     Attributes
     ----------
@@ -55,9 +55,9 @@ def summarise(evaluation: Evaluation, minimum_ml: float = 0.0, seed: int = 0) ->
     Parameters
     ----------
     evaluation
-        See `atlas.train.evaluate.evaluate`.
+        See `atlas.train.evaluation.run.evaluate`.
     minimum_ml
-        Of a predicted lesion, see `atlas.train.tables.detection_table`.
+        Of a predicted lesion, see `atlas.train.evaluation.tables.detection_table`.
     seed
         Of the bootstrap.
     """
@@ -99,7 +99,8 @@ def _about(evaluation: Evaluation, minimum_ml: float) -> dict[str, Any]:
         "recipe": trained.description.recipe.name,
         "model_sha256": trained.digest,
         "corpus": evaluation.corpus.location,
-        "spacing_mm": trained.description.corpus.spacing,
+        "grid": method.grid,
+        "spacing_mm": trained.description.corpus.spacing if method.grid == "corpus" else None,
         **{name: None if chosen is None else list(chosen) for name, chosen in evaluation.selection.items()},
         "tolerance_mm": method.tolerance_mm,
         "overlap": method.overlap,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,20 +13,17 @@ from atlas.errors import AtlasError, CorpusError
 from atlas.spec.training import PostprocessSpec
 from atlas.stream.select import select
 from atlas.train.compatible import check_corpus
-from atlas.train.postprocess import postprocess_in_place
-from atlas.train.score import score_case
-from atlas.train.sliding import HALF, predict_volume
-from atlas.train.tables import SCORES
-from atlas.train.truth import TRUSTED, scored_classes, truths
-from atlas.train.validate import precision_on
+from atlas.train.evaluation.score import score_case
+from atlas.train.evaluation.tables import SCORES
+from atlas.train.evaluation.truth import TRUSTED, packed_masks, scored_classes, truths
+from atlas.train.masks import predicted_masks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
-
     from atlas.corpus import Case, Corpus
     from atlas.stream.select import CaseIndex
+    from atlas.train.evaluation.score import Score
     from atlas.train.run import Trained
 
     Names = str | Sequence[str]
@@ -39,6 +36,8 @@ class Method:
 
     Attributes
     ----------
+    grid
+        On which masks were compared: that of the corpus, or that of each scan as published.
     tolerance_mm
         Of the surface Dice.
     overlap
@@ -49,10 +48,24 @@ class Method:
         Annotations that count as truth.
     """
 
+    grid: Literal["corpus", "native"]
     tolerance_mm: float
     overlap: float
     postprocess: PostprocessSpec
     provenance: tuple[str, ...]
+
+
+class Scorer(Protocol):
+    """Predicts a case and compares it with the truth on some grid."""
+
+    @property
+    def grid(self) -> Literal["corpus", "native"]:
+        """Which grid."""
+        ...
+
+    def __call__(self, trained: Trained, case: Case, names: Sequence[str], method: Method) -> list[Score]:
+        """Scores of those of the classes that have a truth there; errors say why there is none."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +81,7 @@ class Evaluation:
     method
         How.
     scores
-        One row a case and class, see `atlas.train.tables.SCORES`.
+        One row a case and class, see `atlas.train.evaluation.tables.SCORES`.
     failures
         Cases that could not be read or predicted, and why.
     unlabelled
@@ -98,6 +111,7 @@ def evaluate(
     postprocess: bool = True,
     provenance: Sequence[str] = TRUSTED,
     progress: Progress | None = None,
+    scorer: Scorer | None = None,
 ) -> Evaluation:
     """Predict cases one after the other, and score every class that is available there.
 
@@ -121,6 +135,9 @@ def evaluate(
         Annotations that count as truth.
     progress
         Told (cases done, cases in all, case id).
+    scorer
+        What predicts and compares; None: on the grid of the corpus. `atlas.predict.evaluate.NativeScorer` does so on
+        the scans' own.
 
     Raises
     ------
@@ -129,7 +146,8 @@ def evaluate(
     """
     check_corpus(trained, corpus)
     spec = trained.description.recipe.postprocess if postprocess else PostprocessSpec()
-    method = Method(tolerance_mm, overlap, spec, tuple(provenance))
+    scorer = scorer or CorpusScorer()
+    method = Method(scorer.grid, tolerance_mm, overlap, spec, tuple(provenance))
     index = select(corpus, split=split, datasets=datasets)
     about = _about_cases(corpus, index)
     rows: list[dict[str, object]] = []
@@ -137,7 +155,7 @@ def evaluate(
     unlabelled = []
     for number, case_id in enumerate(about, start=1):
         try:
-            found = _case_rows(trained, corpus[case_id], method)
+            found = _case_rows(trained, corpus[case_id], method, scorer)
             rows += [{"case_id": case_id, **about[case_id], **row} for row in found]
             unlabelled += [] if found else [case_id]
         except AtlasError as error:
@@ -172,13 +190,11 @@ def _about_cases(corpus: Corpus, index: CaseIndex) -> dict[str, dict[str, object
     }
 
 
-def _case_rows(trained: Trained, case: Case, method: Method) -> list[dict[str, object]]:
+def _case_rows(trained: Trained, case: Case, method: Method, scorer: Scorer) -> list[dict[str, object]]:
     names = scored_classes(case, trained.classes, method.provenance)
     if not names:
         return []
     provenance = {c.name: c.provenance for c in case.record.classes}
-    masks = _predicted(trained, case, names, method)
-    scores = score_case(masks, truths(case, names), (case.spacing,) * 3, method.tolerance_mm)
     return [
         {
             "class": score.name,
@@ -186,30 +202,24 @@ def _case_rows(trained: Trained, case: Case, method: Method) -> list[dict[str, o
             "provenance": provenance[score.name],
             **{k: v for k, v in score._asdict().items() if k != "name"},
         }
-        for score in scores
+        for score in scorer(trained, case, names, method)
         if score.known  # a class of which nothing is known cannot be scored
     ]
 
 
-def _predicted(trained: Trained, case: Case, names: Sequence[str], method: Method) -> list[NDArray[np.bool_]]:
-    """Masks of the classes, as a user of the model gets them."""
-    recipe = trained.description.recipe
-    # rules of post-processing look at other classes: the organ of a lesion, the other side
-    wanted = list(names) if method.postprocess == PostprocessSpec() else list(trained.classes)
-    ct = np.asarray(case.ct[...])
-    coded = predict_volume(
-        trained.network,
-        ct,
-        rows=[trained.classes.index(name) for name in wanted],
-        window=recipe.data.window,
-        patch=trained.patch,
-        overlap=method.overlap,
-        batch=recipe.optimiser.batch,
-        precision=precision_on(next(trained.network.parameters()).device, recipe.optimiser.precision),
-    )
-    masks = np.greater_equal(coded, HALF, out=coded.view(np.bool_))  # in place: there may be gigabytes of them
-    postprocess_in_place(masks, wanted, trained.description.taxonomy, method.postprocess, case.spacing, ct)
-    return [masks[wanted.index(name)] for name in names]
+class CorpusScorer:
+    """Compares on the grid of the corpus."""
+
+    grid: Literal["corpus", "native"] = "corpus"
+
+    def __call__(self, trained: Trained, case: Case, names: Sequence[str], method: Method) -> list[Score]:
+        """Scores of all the classes."""
+        # rules of post-processing look at other classes: the organ of a lesion, the other side
+        wanted = list(names) if method.postprocess == PostprocessSpec() else list(trained.classes)
+        masks = predicted_masks(trained, np.asarray(case.ct[...]), wanted, method.postprocess, method.overlap)
+        chosen = (masks[wanted.index(name)] for name in names)
+        truth = truths(packed_masks(case), names, case.taxonomy)
+        return score_case(chosen, truth, (case.spacing,) * 3, method.tolerance_mm)
 
 
 def _nothing(corpus: Corpus, failures: dict[str, str], method: Method, cases: int) -> CorpusError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from atlas.train.intervals import bootstrap_mean, wilson
+from atlas.train.evaluation.intervals import bootstrap_mean, wilson
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence

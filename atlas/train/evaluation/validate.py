@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 from atlas.stream.run import patch_shape
-from atlas.train.metrics import dice
+from atlas.train.evaluation.metrics import dice
+from atlas.train.evaluation.truth import packed_masks, scored_classes, truths
+from atlas.train.run import precision_on
 from atlas.train.sliding import HALF, predict_volume
-from atlas.train.truth import scored_classes, truths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
+
     from atlas.corpus import Corpus
     from atlas.model.network import UniversalNetwork
     from atlas.train.run import RunDescription
-    from atlas.train.sliding import Precision
 
 
 def validate(
@@ -98,11 +99,6 @@ def validation_scores(
             batch=recipe.optimiser.batch,
             precision=precision_on(device, recipe.optimiser.precision),
         )
-        for truth, probability in zip(truths(case, names), probabilities, strict=True):
+        for truth, probability in zip(truths(packed_masks(case), names, case.taxonomy), probabilities, strict=True):
             rows.append((case_id, truth.name, dice(truth.mask, probability >= HALF, truth.known)))
     return pd.DataFrame(rows, columns=["case_id", "class", "dice"]).astype({"dice": np.float64})
-
-
-def precision_on(device: str | torch.device, precision: Precision) -> Precision:
-    """The run's precision on a GPU, fp32 on a CPU, which has no fast arithmetic of the other kinds."""
-    return precision if torch.device(device).type == "cuda" else "fp32"

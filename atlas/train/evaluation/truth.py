@@ -1,4 +1,4 @@
-"""What a case of a corpus says about classes, read once."""
+"""What a case says about classes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from atlas.errors import CorpusError
+from atlas.harmonize.pack import Entry, PackedMasks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from atlas.corpus import Case
+    from atlas.spec.taxonomy import Taxonomy
 
 TRUSTED = ("manual", "revised")
 """Provenances that say something about a model. A pseudo label says how much it agrees with another model."""
@@ -43,20 +45,25 @@ def scored_classes(case: Case, classes: Sequence[str], provenance: Collection[st
     return [name for name in classes if name in fit]
 
 
-def truths(case: Case, names: Sequence[str]) -> Iterator[Truth]:
-    """Masks of available classes, one after the other; the packed masks are read and decoded once.
+def packed_masks(case: Case) -> PackedMasks:
+    """Packed masks of a case, read.
 
     Raises
     ------
     CorpusError
-        If the packed masks hold a code that the case does not explain. Names the case.
+        If they hold a code that the case does not explain. Names the case.
     """
     codes = np.asarray(case.codes[...])
     if int(codes.max()) >= len(case.table):
         raise CorpusError(f"{case.case_id}: damaged, code {codes.max()} of {len(case.table)}; build the case again")
+    return PackedMasks(codes, tuple(map(Entry, case.table, case.unknown_table)))
+
+
+def truths(masks: PackedMasks, names: Sequence[str], taxonomy: Taxonomy) -> Iterator[Truth]:
+    """Masks of available classes on any grid, decoded one after the other."""
     for name in names:
-        bit = case.taxonomy.bit(name)
+        bit = taxonomy.bit(name)
         held, unknown = (
-            np.array([bitmask >> bit & 1 for bitmask in table], bool) for table in (case.table, case.unknown_table)
+            np.array([bitmask >> bit & 1 for bitmask in of], bool) for of in zip(*masks.table, strict=True)
         )
-        yield Truth(name, held[codes], ~unknown[codes] if unknown.any() else None)
+        yield Truth(name, held[masks.codes], ~unknown[masks.codes] if unknown.any() else None)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from atlas.train.metrics import bounding_box, dice, surface_dice
+from atlas.train.evaluation.metrics import bounding_box, dice, surface_dice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from atlas.train.truth import Truth
+    from atlas.train.evaluation.truth import Truth
 
 MM3_PER_ML = 1000.0
 
@@ -31,7 +31,7 @@ class Score(NamedTuple):
     truth_ml, predicted_ml
         Volumes in ml, of the known voxels.
     dice, nsd
-        See `atlas.train.metrics`; NaN where both masks are empty.
+        See `atlas.train.evaluation.metrics`; NaN where both masks are empty.
     """
 
     name: str
