@@ -71,6 +71,12 @@ def test_extension_by_a_class_that_is_there():
         made().extended(made("cd", vectors=torch.rand(2, 4)))
 
 
+@pytest.mark.parametrize("dim", [64, 512])
+def test_numbers_of_hashed_vectors_are_about_1_in_size(dim):
+    vectors = hashed_embeddings(["a", "b"], ["left kidney", "tumour of the liver"], dim).vectors
+    torch.testing.assert_close(vectors.square().mean(1), torch.ones(2))
+
+
 def test_hashed_vectors_extend_to_what_one_call_gives():
     names, prompts = ["a", "b", "c"], ["liver", "spleen", "left kidney"]
     longer = hashed_embeddings(names[:2], prompts[:2]).extended(hashed_embeddings(names[2:], prompts[2:]))

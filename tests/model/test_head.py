@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from atlas.errors import SpecError
 from atlas.model import dynamic
-from atlas.model.head import UniversalHead, scatter
+from atlas.model.head import RARE, UniversalHead, scatter
 
 DEEP, DECODER, EMBEDDING = 32, 16, 12
 SHAPE = (5, 6, 7)
@@ -257,6 +257,24 @@ def test_scatter_of_all_copies_nothing():
 def test_scatter_of_nothing():
     head, inputs = setting()
     assert torch.isneginf(scatter(head(*inputs, torch.zeros(2, 11, dtype=torch.bool)), 2, 11)).all()
+
+
+def test_layers_begin_as_those_of_an_ordinary_network():
+    """A signal keeps its size through them, and every class is as rare as `RARE` says."""
+    torch.manual_seed(3)
+    logits, first, second = [], [], []
+    for _ in range(20):
+        head = UniversalHead(16, 16, embedding=8)
+        numbers = head.controller.bias.detach()
+        w1, w2 = numbers[:64].view(8, 8), numbers[64:128].view(8, 8)
+        x = torch.randn(8, 2000)
+        first.append(torch.relu(w1 @ x).square().mean())
+        second.append(torch.relu(w2 @ torch.relu(w1 @ x)).square().mean())
+        logits.append((numbers[128:136] @ torch.relu(w2 @ torch.relu(w1 @ x)) + numbers[152]).mean())
+        assert not numbers[136:152].any()
+    assert 0.7 < torch.stack(first).mean() < 1.4  # that of x is 1
+    assert 0.6 < torch.stack(second).mean() < 1.6
+    assert abs(torch.stack(logits).mean().sigmoid() - RARE) < 0.03
 
 
 def test_inputs_are_left_alone():
