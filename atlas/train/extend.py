@@ -113,25 +113,28 @@ class Distillation:
         self.weight = weight
         self.known = len(teacher.classes)
 
-    def wanted(self, available: torch.Tensor) -> torch.Tensor:
-        """Pairs that the student must predict, bool (B, K): what is annotated, and all that the teacher knows."""
+    def taught(self, available: torch.Tensor) -> torch.Tensor:
+        """Pairs of the teacher's classes that are not annotated, bool (B, known classes), of `available` (B, K)."""
+        return ~available[:, : self.known]
+
+    def wanted(self, available: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
+        """Pairs that the student must predict, bool (B, K): what is annotated, and what is taught."""
         wanted = available.clone()
-        wanted[:, : self.known] = True
+        wanted[:, : self.known] |= taught
         return wanted
 
-    def loss(self, image: torch.Tensor, available: torch.Tensor, found: Logits) -> torch.Tensor:
-        """Weighted mean cross-entropy with the teacher's probabilities, over the pairs that are not annotated.
+    def loss(self, image: torch.Tensor, taught: torch.Tensor, found: Logits) -> torch.Tensor:
+        """Weighted mean cross-entropy with the teacher's probabilities, over the pairs that are taught.
 
         Parameters
         ----------
         image
             (B, 1, D, H, W).
-        available
-            bool (B, K), on the host.
+        taught
+            bool (B, known classes), on the host.
         found
-            What the student answered for `wanted(available)`.
+            What the student answered for `wanted`.
         """
-        taught = ~available[:, : self.known]
         if not taught.any():
             return found.logits[:0].sum()
         with torch.no_grad():

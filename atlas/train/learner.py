@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from atlas.model.head import Logits
     from atlas.model.loss import LossResult, PartialLabelLoss
     from atlas.model.network import UniversalNetwork
     from atlas.spec.training import TrainingRecipe
@@ -166,25 +165,24 @@ class Learner:
 
     def _pass(self, batch: Batch, *, last: bool) -> LossResult:
         """Forward and backward; gradients are averaged over the ranks in the last pass only."""
-        available = torch.from_numpy(batch.available_on_host)
-        wanted = available if self.teacher is None else self.teacher.wanted(available)
+        shown = _shown(batch.image)
+        available = torch.from_numpy(batch.available_on_host) & shown
+        taught = available[:, :0] if self.teacher is None else self.teacher.taught(available) & shown
+        wanted = available if self.teacher is None else self.teacher.wanted(available, taught)
         together = nullcontext() if last or self.ranks.size == 1 else self._forward.no_sync()  # type: ignore[operator]
         with together:
             dtype = DTYPES[self.spec.precision]
             with torch.autocast(self.ranks.device.type, dtype, enabled=dtype != torch.float32):
                 found = self._forward(batch.image, wanted, levels=self._levels)
-                taught = self._taught(batch, available, found)
+                extra = None if self.teacher is None else self.teacher.loss(batch.image, taught, found)
             # the pairs as the network orders them, known here without asking the device
             pairs, logits = wanted.nonzero(), [found.logits, *found.levels]
             result: LossResult = self.loss(logits, batch.mask, available, batch.unknown, pairs=pairs)
-            if taught is not None:
-                result = replace(result, total=result.total + taught)
+            if extra is not None:
+                result = replace(result, total=result.total + extra)
             self.scaler.scale(result.total / self.spec.accumulate).backward()  # type: ignore[no-untyped-call]
         self._terms.append(ClassTerms(result.pairs[:, 1], result.dice[0], result.counted[0]))
         return result
-
-    def _taught(self, batch: Batch, available: torch.Tensor, found: Logits) -> torch.Tensor | None:
-        return None if self.teacher is None else self.teacher.loss(batch.image, available, found)
 
     def _figures(self, results: Sequence[LossResult], norm: torch.Tensor, wish: StopWish) -> list[float]:
         """Loss, Dice, cross-entropy, how much is not finite, wishes to stop; norm. Waits for the device, once."""
@@ -254,6 +252,16 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise TrainingError("optimiser.precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise TrainingError(f"{torch.cuda.get_device_name(device)} has no bf16: use optimiser.precision fp16 or fp32")
+
+
+def _shown(image: torch.Tensor) -> torch.Tensor:
+    """Whether a patch shows anything at all, bool (B, 1) on the host.
+
+    One that is air throughout teaches nothing, and its gradient is not finite: every instance normalisation of a
+    constant multiplies it by 1 / sqrt(eps), some 300, layer after layer.
+    """
+    flat = image.flatten(1)
+    return (flat.amax(1) > flat.amin(1)).cpu()[:, None]
 
 
 def _terms(result: LossResult) -> tuple[torch.Tensor, ...]:
