@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS := $(shell nproc)
 
-.PHONY: demo test check docs realdata clean
+.PHONY: demo test check docs realdata overfit clean
 
 demo: .venv/installed
 	$(BIN)/atlas demo --out build/demo
@@ -27,6 +27,10 @@ docs: .venv/installed
 # the main job on real scans, where ../shared/realdata holds them
 realdata: .venv/installed
 	$(BIN)/python tests/realdata/make.py ../shared/realdata build
+
+# one model that learns the labelled real scans by heart; about an hour
+overfit: .venv/installed
+	$(BIN)/python tests/realdata/overfit.py ../shared/realdata build
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "atlas needs Python 3.11 or newer; try make PYTHON=python3.12")'

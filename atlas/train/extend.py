@@ -113,28 +113,25 @@ class Distillation:
         self.weight = weight
         self.known = len(teacher.classes)
 
-    def taught(self, available: torch.Tensor) -> torch.Tensor:
-        """Pairs of the teacher's classes that are not annotated, bool (B, known classes), of `available` (B, K)."""
-        return ~available[:, : self.known]
-
-    def wanted(self, available: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
-        """Pairs that the student must predict, bool (B, K): what is annotated, and what is taught."""
+    def wanted(self, available: torch.Tensor) -> torch.Tensor:
+        """Pairs that the student must predict, bool (B, K): what is annotated, and all that the teacher knows."""
         wanted = available.clone()
-        wanted[:, : self.known] |= taught
+        wanted[:, : self.known] = True
         return wanted
 
-    def loss(self, image: torch.Tensor, taught: torch.Tensor, found: Logits) -> torch.Tensor:
-        """Weighted mean cross-entropy with the teacher's probabilities, over the pairs that are taught.
+    def loss(self, image: torch.Tensor, available: torch.Tensor, found: Logits) -> torch.Tensor:
+        """Weighted mean cross-entropy with the teacher's probabilities, over the pairs that are not annotated.
 
         Parameters
         ----------
         image
             (B, 1, D, H, W).
-        taught
-            bool (B, known classes), on the host.
+        available
+            bool (B, K), on the host.
         found
-            What the student answered for `wanted`.
+            What the student answered for `wanted(available)`.
         """
+        taught = ~available[:, : self.known]
         if not taught.any():
             return found.logits[:0].sum()
         with torch.no_grad():

@@ -165,16 +165,14 @@ class Learner:
 
     def _pass(self, batch: Batch, *, last: bool) -> LossResult:
         """Forward and backward; gradients are averaged over the ranks in the last pass only."""
-        shown = _shown(batch.image)
-        available = torch.from_numpy(batch.available_on_host) & shown
-        taught = available[:, :0] if self.teacher is None else self.teacher.taught(available) & shown
-        wanted = available if self.teacher is None else self.teacher.wanted(available, taught)
+        available = torch.from_numpy(batch.available_on_host)
+        wanted = available if self.teacher is None else self.teacher.wanted(available)
         together = nullcontext() if last or self.ranks.size == 1 else self._forward.no_sync()  # type: ignore[operator]
         with together:
             dtype = DTYPES[self.spec.precision]
             with torch.autocast(self.ranks.device.type, dtype, enabled=dtype != torch.float32):
                 found = self._forward(batch.image, wanted, levels=self._levels)
-                extra = None if self.teacher is None else self.teacher.loss(batch.image, taught, found)
+                extra = None if self.teacher is None else self.teacher.loss(batch.image, available, found)
             # the pairs as the network orders them, known here without asking the device
             pairs, logits = wanted.nonzero(), [found.logits, *found.levels]
             result: LossResult = self.loss(logits, batch.mask, available, batch.unknown, pairs=pairs)
@@ -248,20 +246,15 @@ class Learner:
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise TrainingError if a device cannot compute so."""
-    if precision == "fp16" and device.type == "cpu":
-        raise TrainingError("optimiser.precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    if precision != "fp32" and device.type == "cpu":
+        # bf16: oneDNN's weight gradient of a convolution over a few dozen voxels is made of memory that nobody wrote
+        # (torch 2.13, 3x3x3, 128 channels, 2x3x5 voxels: not a number in 7 of 8 tries among poisoned memory)
+        raise TrainingError(
+            f"optimiser.precision {precision} needs a GPU: on a CPU, gradients of bf16 convolutions over small volumes "
+            "are wrong, and fp16 is not computed; use fp32"
+        )
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise TrainingError(f"{torch.cuda.get_device_name(device)} has no bf16: use optimiser.precision fp16 or fp32")
-
-
-def _shown(image: torch.Tensor) -> torch.Tensor:
-    """Whether a patch shows anything at all, bool (B, 1) on the host.
-
-    One that is air throughout teaches nothing, and its gradient is not finite: every instance normalisation of a
-    constant multiplies it by 1 / sqrt(eps), some 300, layer after layer.
-    """
-    flat = image.flatten(1)
-    return (flat.amax(1) > flat.amin(1)).cpu()[:, None]
 
 
 def _terms(result: LossResult) -> tuple[torch.Tensor, ...]:

@@ -36,7 +36,7 @@ def draw(corpus: Path, case_id: str, folder: Path) -> Path:
         ("sagittal", ct[:, :, at[2]], codes[:, :, at[2]], ("A", "P", "S", "I")),
     )
     for axis, (name, grey, code, marks) in zip(axes, planes, strict=True):
-        _plane(axis, f"{name} {at[('axial', 'coronal', 'sagittal').index(name)]}", grey, colours[code], marks)
+        plane(axis, f"{name} {at[('axial', 'coronal', 'sagittal').index(name)]}", grey, colours[code], marks)
         _letters(axis, case, code)
     figure.suptitle(f"{case_id}    {'; '.join(case.record.warnings)[:150]}", color="white", fontsize=9)
     path = folder / f"{case_id.replace('/', '-')}.png"
@@ -81,7 +81,7 @@ def _colours(case):
     return result
 
 
-def _plane(axis, title, grey, colour, marks):
+def plane(axis, title, grey, colour, marks):
     """Draw with right (or anterior) to the left and superior (or anterior) up: both indices run backwards."""
     flipped = (slice(None, None, -1), slice(None, None, -1))
     axis.imshow(grey[flipped], cmap="gray", vmin=WINDOW[0], vmax=WINDOW[1])

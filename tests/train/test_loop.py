@@ -167,7 +167,7 @@ class TestRun:
 VARIANTS = {
     "plain": {},
     "averaged": {"optimiser__ema": 0.7, "optimiser__accumulate": 2, "optimiser__warmup": 2},
-    "bf16": {"optimiser__precision": "bf16", "model__deep_supervision": 1},
+    "deep supervision": {"model__deep_supervision": 1},
     "learned": {"embeddings": {"kind": "learned"}, "loss": {"class_weights": {"liver": 2}}},
     "one-hot": {"embeddings": {"kind": "one-hot"}, "seed": 2**63 - 1, "data__augmentation": {"rotation": [1, -9, 9]}},
 }
