@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CASES = 3
 """Phantoms of each dataset."""
 
+OVERLAP = 0.25
+"""Of windows: half of the time that the default takes."""
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")] = Path("atlas-demo"),
@@ -48,9 +51,9 @@ def demo(
     shutil.rmtree(model, ignore_errors=True)  # of an earlier demo
     train.run(load_training("demo_model"), opened, model)
     console.rule("6. evaluate: cases that were held out, classes that are annotated in them", align="left")
-    evaluate(model, str(corpus))
+    evaluate(model, str(corpus), overlap=OVERLAP)
     console.rule("7. predict: a scan that was held out, all classes, on its own grid", align="left")
-    predict(model, out / "predictions", source=_held_out(opened, sources))
+    predict(model, out / "predictions", source=_held_out(opened, sources), overlap=OVERLAP)
     console.rule("next", align="left")
     for line in (
         f'atlas query {corpus} "select class, count(*) from annotations where present group by 1"',

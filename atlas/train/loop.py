@@ -9,6 +9,7 @@ import torch
 
 from atlas.stream import stream
 from atlas.train.checkpoint import load_checkpoint
+from atlas.train.heap import keep_freed_memory
 from atlas.train.learner import check_precision
 from atlas.train.options import settings_of
 from atlas.train.progress import Progress, TrainSummary, silent
@@ -79,6 +80,8 @@ def train(
     check_patch(recipe)
     with joined(device) as ranks, stop_wish(alone=ranks.size == 1) as wish, _own_generators(ranks):
         check_precision(recipe.optimiser.precision, ranks.device)
+        if ranks.device.type == "cpu":
+            keep_freed_memory()
         known = begun(out, recipe, start, resume=resume)
         begin = known or start or fresh_start(recipe, corpus)
         settings = settings_of(recipe, begin.description.classes)

@@ -19,7 +19,7 @@ def atlas(*arguments, **environment):
         capture_output=True,
         env={**os.environ, "COLUMNS": "200", **environment},
         check=False,
-        timeout=300,
+        timeout=550,  # the demo trains a model
     )
     assert b"Traceback" not in done.stdout + done.stderr, done.stderr.decode()
     return done

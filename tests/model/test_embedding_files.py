@@ -54,7 +54,7 @@ def test_the_metadata_can_be_read_without_atlas(ours, tmp_path):
     data = (tmp_path / "e.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     said = json.loads(data[8 : 8 + length])["__metadata__"]
-    assert said["model"] == "hashed-words v1 dim 16 seed 0"
+    assert said["model"] == "hashed-words v2 dim 16 seed 0"
     assert json.loads(said["names"]) == ["liver", "spleen"]
     assert said["digest"] == ours.digest
 
@@ -86,7 +86,7 @@ def test_other_classes(ours, tmp_path, names):
 def test_another_model_or_wording(ours, tmp_path):
     save_embeddings(ours, tmp_path / "e.safetensors")
     other = hashed_embeddings(ours.names, ours.prompts, dim=16, seed=1)
-    with pytest.raises(SpecError, match=r"e\.safetensors: made by hashed-words v1 dim 16 seed 0.*expected"):
+    with pytest.raises(SpecError, match=r"e\.safetensors: made by hashed-words v2 dim 16 seed 0.*expected"):
         load_embeddings(tmp_path / "e.safetensors", digest=other.digest)
 
 

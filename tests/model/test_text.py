@@ -91,13 +91,13 @@ def plain(prompt, dim, seed):
             features.append((2, f"pair/{words[i - 1]} {w}"))
     total = [0] * dim
     for weight, feature in features:
-        name = f"1/{seed}/".encode() + (feature if isinstance(feature, bytes) else feature.encode())
+        name = f"2/{seed}/".encode() + (feature if isinstance(feature, bytes) else feature.encode())
         for column in range(dim):
             block, place = divmod(column, 256)
             byte = hashlib.sha256(block.to_bytes(4, "little") + name).digest()[place // 8]
             total[column] += -weight if byte >> (7 - place % 8) & 1 else weight
     length = math.sqrt(sum(t * t for t in total))
-    return np.array([t / length for t in total], np.float32)
+    return np.array([t * math.sqrt(dim) / length for t in total], np.float32)
 
 
 @pytest.mark.parametrize(
@@ -110,16 +110,16 @@ def test_compared_with_the_description(prompt, dim, seed):
 
 
 GOLDEN_ROW = [
-    "0x0.0p+0",
-    "0x1.5555560000000p-2",
-    "-0x1.c71c720000000p-4",
-    "0x1.c71c720000000p-4",
-    "-0x1.1c71c80000000p-1",
-    "-0x1.5555560000000p-1",
-    "0x0.0p+0",
-    "0x1.5555560000000p-2",
+    "-0x1.030dc40000000p+0",
+    "0x1.43d1360000000p+0",
+    "0x1.8494a80000000p-1",
+    "0x1.43d1360000000p+0",
+    "-0x1.8494a80000000p-1",
+    "-0x1.8494a80000000p-1",
+    "0x1.030dc40000000p+0",
+    "0x1.030dc40000000p+0",
 ]
-GOLDEN_32 = "ca33dc264406a6abc8134dacb876dac2e3ba1e9a5f690783fc048d680355ec80"
+GOLDEN_32 = "e49e6e62f6468c83d2f1a7fbb558efee89b42f481d696f4d2497996d9aa6d07f"
 
 
 def test_golden_values(everything):
@@ -128,7 +128,7 @@ def test_golden_values(everything):
     assert [float(v).hex() for v in row] == GOLDEN_ROW
     first = everything.select(load_taxonomy().names[:32])
     assert hashlib.sha256(first.vectors.numpy().tobytes()).hexdigest() == GOLDEN_32
-    assert first.model == "hashed-words v1 dim 512 seed 0"
+    assert first.model == "hashed-words v2 dim 512 seed 0"
 
 
 def test_another_process_with_another_hash_seed_gives_the_same_bits(everything):
@@ -149,19 +149,19 @@ def test_nobody_takes_it_for_a_text_encoder(everything):
     assert everything.template == "[CLS]"
 
 
-def test_all_classes_of_the_taxonomy_are_unit_vectors_that_span_as_many_dimensions(everything):
+def test_all_classes_of_the_taxonomy_have_vectors_of_one_length_that_span_as_many_dimensions(everything):
     rows = everything.vectors
     assert rows.dtype == torch.float32
-    assert torch.allclose(rows.norm(dim=1), torch.ones(len(rows)), atol=1e-6)
+    assert torch.allclose(rows.norm(dim=1), torch.full((len(rows),), math.sqrt(512)), rtol=1e-6)
     assert torch.linalg.matrix_rank(rows) == len(rows)
-    others = rows @ rows.T - torch.eye(len(rows))
+    others = rows @ rows.T / 512 - torch.eye(len(rows))
     assert others.max() < 0.9
 
 
 def test_related_prompts_are_near(everything):
     def cosine(a, b):
         one, two = everything.select([a, b]).vectors
-        return float(one @ two)
+        return float(one @ two) / 512
 
     assert cosine("liver", "liver_tumor") > 0.4
     assert cosine("kidney_left", "kidney_right") > 0.25
