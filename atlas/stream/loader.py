@@ -254,7 +254,7 @@ def stream(
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """ProvenanceKind and number of processes."""
+    """Rank and number of processes."""
     distributed = torch.distributed
     if rank is None and world_size is None:
         if distributed.is_available() and distributed.is_initialized():

@@ -11,8 +11,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed instead of handing it back to the system.
 
-    A step on a CPU frees and takes the same large blocks again and again. Each time the system has to find empty pages
-    for them, which takes a third of the step (a small U-Net, patches of 32x48x80). Other C libraries are left alone.
+    A step on a CPU frees and takes the same large blocks again and again, and each time the system would have to find
+    empty pages for them. It holds for the whole process, from here on. Other C libraries are left alone.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
