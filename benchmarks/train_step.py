@@ -1,7 +1,7 @@
 """A training step of the universal model: patches per second, peak memory, and where the time goes.
 
-    python benchmarks/train_step.py                                                        # a GPU
-    python benchmarks/train_step.py --device cpu --precision fp32 --patch 64 --batch 1 --classes 4 --steps 1     # a trial
+    python benchmarks/train_step.py                                                                      # a GPU
+    python benchmarks/train_step.py --device cpu --precision fp32 --patch 64 --batch 1 --classes 4 --steps 1   # a trial
 
 Swin UNETR 48 and the U-Net of `pipelines/universal_unet.yaml`, from a corpus of generated volumes on, as `atlas train`
 does it: stream, autocast, head of the supervised classes, loss, backward, clipping, AdamW. Shares are those of a second
