@@ -8,7 +8,6 @@ predicted; here a pair has one Dice.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +18,8 @@ from torch import nn
 from atlas.errors import SpecError
 from atlas.model import consistency
 from atlas.model.loss_input import check_target, listed_pairs, rows_of
-from atlas.model.pair_terms import Downsample, PairTerms, pair_terms
+from atlas.model.loss_spec import LossSpec
+from atlas.model.pair_terms import PairTerms, pair_terms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,72 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from atlas.spec.taxonomy import Taxonomy
-
-
-@dataclass(frozen=True)
-class LossSpec:
-    """How the loss is made up.
-
-    Attributes
-    ----------
-    dice, bce
-        Weights of the two terms.
-    smooth
-        Added to numerator and denominator of the Dice, in voxels. 1, as in nnU-Net's SoftDiceLoss: a class that is
-        absent from the patch and not predicted costs 0, one that is predicted costs S / (S + 1) where S is the sum
-        of the probabilities, and no gradient by a probability is larger than 1. (The Universal Model adds it to the
-        denominator only: absent and not predicted then costs 1. With 1e-5, MONAI's default, a single voxel with a
-        probability of 0.001 costs 0.99 already.)
-    empty
-        Of a class that is available but absent from the (known part of the) patch: "smooth", the Dice as above;
-        "skip", no Dice, the pair has its cross-entropy only and still counts as one in the mean.
-    focal
-        Gamma of the focal loss on the cross-entropy; 0 for none, else at least 1 (below, its gradient has no bound).
-    class_weights
-        One a class, above 0, in order of the channels. The loss of a pair is multiplied by its class's, and the mean
-        is still over the number of pairs: were it over the sum of weights, a batch with one class only would not
-        feel them. None: all 1.
-    levels
-        Weights of the levels of deep supervision, in the order in which their logits are given. The loss is the
-        weighted mean over levels.
-    downsample
-        How the truth is made smaller for a level: see `atlas.model.pair_terms.level_target`.
-    containment, exclusion
-        Weights of the penalties of the taxonomy: see `atlas.model.consistency`. They judge predictions alone, on the
-        first level: whatever the caller predicts, available or not, known or not, has a gradient by them.
-
-    Raises
-    ------
-    SpecError
-        If a value is not one of these.
-    """
-
-    dice: float = 1.0
-    bce: float = 1.0
-    smooth: float = 1.0
-    empty: Literal["smooth", "skip"] = "smooth"
-    focal: float = 0.0
-    class_weights: tuple[float, ...] | None = None
-    levels: tuple[float, ...] = (1.0,)
-    downsample: Downsample = "max"
-    containment: float = 0.0
-    exclusion: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("dice", "bce", "containment", "exclusion"):
-            _check(name, getattr(self, name), "a finite number of at least 0", at_least=0)
-        _check("smooth", self.smooth, "a finite number above 0", above=0)
-        if self.focal != 0:
-            _check("focal", self.focal, "0, or a finite number of at least 1", at_least=1)
-        for weight in (*self.levels, *(self.class_weights or ())):
-            _check("levels and class_weights", weight, "finite numbers above 0", above=0)
-        if not self.levels:
-            raise SpecError("levels: there is at least one, as in (1.0,)")
-        if self.dice == self.bce == 0:
-            raise SpecError("dice and bce are both 0: nothing is learnt from the labels")
-        for name, valid in (("empty", ("smooth", "skip")), ("downsample", ("max", "nearest"))):
-            if getattr(self, name) not in valid:
-                raise SpecError(f"{name} {getattr(self, name)!r}: valid are {' and '.join(map(repr, valid))}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +151,14 @@ class PartialLabelLoss(nn.Module):
     ) -> PairTerms:
         spec, on_device = self.spec, torch.from_numpy(pairs).to(logits.device)
         terms = pair_terms(
-            logits, on_device, mask, unknown, smooth=spec.smooth, focal=spec.focal, downsample=spec.downsample
+            logits,
+            on_device,
+            mask,
+            unknown,
+            smooth=spec.smooth,
+            focal=spec.focal,
+            balance=spec.balance,
+            downsample=spec.downsample,
         )
         if spec.empty == "skip":
             terms = terms._replace(dice=torch.where(terms.present, terms.dice, 0.0))
@@ -257,10 +198,3 @@ class PartialLabelLoss(nn.Module):
             exclusion=means[1].detach(),
             finite=bad == 0,
         )
-
-
-def _check(name: str, value: object, valid: str, *, at_least: float = -math.inf, above: float = -math.inf) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise SpecError(f"{name} {value!r}: valid is {valid}")
-    if value < at_least or value <= above:
-        raise SpecError(f"{name} {value!r}: valid is {valid}")

@@ -37,6 +37,7 @@ def pair_terms(
     *,
     smooth: float = 1.0,
     focal: float = 0.0,
+    balance: float = 0.0,
     downsample: Downsample = "max",
 ) -> PairTerms:
     """Dice and cross-entropy of each pair.
@@ -56,6 +57,9 @@ def pair_terms(
     focal
         Exponent of (1 - probability of the truth), which weighs the cross-entropy of each voxel: Lin et al., Focal
         loss for dense object detection, ICCV 2017. 0: plain cross-entropy.
+    balance
+        Exponent of (voxels that are not of the class / voxels that are), which weighs the cross-entropy of the latter
+        where it is above 1. 0: all voxels weigh the same.
     downsample
         See `level_target`.
 
@@ -63,8 +67,8 @@ def pair_terms(
     -------
     PairTerms
         dice: 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) over the known voxels; 0 where none is.
-        bce: mean over the known voxels; 0 where none is. present, known: bool, whether any known voxel is of the
-        class, whether any voxel is known.
+        bce: weighted sum over the known voxels by their number; 0 where none is. present, known: bool, whether any
+        known voxel is of the class, whether any voxel is known.
     """
 
     def some(x: torch.Tensor, of: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -72,7 +76,7 @@ def pair_terms(
         hidden = None if unknown is None else unknown[sample, channel]
         truth, seen = level_target(mask[sample, channel], hidden, x.shape[1:], downsample)
         with torch.autocast(x.device.type, enabled=False):
-            return _terms(x.to(torch.promote_types(x.dtype, torch.float32)), truth, seen, smooth, focal)
+            return _terms(x.to(torch.promote_types(x.dtype, torch.float32)), truth, seen, smooth, focal, balance)
 
     size = max(1, VOXELS_AT_ONCE // max(1, logits[:1].numel()))
     parts = [
@@ -126,7 +130,7 @@ def _any(volume: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def _terms(
-    x: torch.Tensor, truth: torch.Tensor, known: torch.Tensor | None, smooth: float, focal: float
+    x: torch.Tensor, truth: torch.Tensor, known: torch.Tensor | None, smooth: float, focal: float, balance: float
 ) -> tuple[torch.Tensor, ...]:
     # y is the logit of being wrong: cross-entropy with logits is softplus(y), as -logsigmoid(-y) exact at both ends
     y = torch.where(truth, -x, x).flatten(1)
@@ -142,7 +146,11 @@ def _terms(
     if focal:
         bce = bce * wrong**focal
     positive = truth.sum(1).to(y.dtype)
+    total = bce.sum(1)
+    if balance:
+        weight = ((count - positive) / positive.clamp(min=1)).clamp(min=1) ** balance
+        total = total + (weight - 1) * torch.where(truth, bce, 0.0).sum(1)
     missed, extra = torch.where(truth, wrong, 0.0).sum(1), torch.where(truth, 0.0, wrong).sum(1)
     # 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth), without taking from 1 what is close to it
     dice = (missed + extra) / (2 * positive - missed + extra + smooth)
-    return dice, bce.sum(1) / count.clamp(min=1), positive > 0, count > 0
+    return dice, total / count.clamp(min=1), positive > 0, count > 0

@@ -130,7 +130,7 @@ class OptimiserSpec(Spec):
     accumulate: Count = 1
     """Forward passes an update."""
     lr: Positive = 4e-4
-    head_rate: Positive = 0.05
+    head_rate: Positive = 0.2
     """Of `lr`, for the layers of the head that make the layers of the classes; see `atlas.train.schedule`."""
     weight_decay: NotNegative = 1e-5
     warmup: Annotated[int, Field(ge=0)] = 0
@@ -193,7 +193,7 @@ class TrainingRecipe(Spec):
     model: ModelSpec
     embeddings: EmbeddingSpec = EmbeddingSpec()
     loss: Options
-    """Of `atlas.model.loss.LossSpec`."""
+    """Of `atlas.model.loss_spec.LossSpec`."""
     optimiser: OptimiserSpec
     validation: ValidationSpec = ValidationSpec()
     postprocess: PostprocessSpec = PostprocessSpec()

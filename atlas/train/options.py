@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from atlas.errors import SpecError
-from atlas.model.loss import LossSpec
+from atlas.model.loss_spec import LossSpec
 from atlas.stream import Augmentation, Chance, Sampling
 
 if TYPE_CHECKING:

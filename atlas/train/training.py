@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from atlas.corpus import Corpus
-    from atlas.model.loss import LossSpec
+    from atlas.model.loss_spec import LossSpec
     from atlas.stream import Stream
     from atlas.train.learner import Update
     from atlas.train.ranks import Ranks

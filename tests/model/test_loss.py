@@ -10,7 +10,8 @@ from scipy.special import expit
 from atlas.errors import SpecError
 from atlas.model import pair_terms as module
 from atlas.model.consistency import rules
-from atlas.model.loss import LossSpec, PartialLabelLoss
+from atlas.model.loss import PartialLabelLoss
+from atlas.model.loss_spec import LossSpec
 from atlas.model.pair_terms import level_target
 from atlas.spec import load_taxonomy
 
@@ -28,7 +29,10 @@ def slow_pair(x, t, known, spec):
     right = np.where(t > 0, p, 1 - p)
     if spec.empty == "skip" and not t.any():
         dice = 0.0
-    return dice, ((1 - right) ** spec.focal * bce).mean(), True
+    weight = np.ones(x.size)
+    if 0 < t.sum() < x.size / 2:
+        weight[t > 0] = ((1 - t).sum() / t.sum()) ** spec.balance
+    return dice, (weight * (1 - right) ** spec.focal * bce).mean(), True
 
 
 def slow_level(mask, unknown, shape, how):
@@ -88,6 +92,7 @@ specs = st.builds(
     smooth=st.sampled_from([1e-5, 1.0, 3.0]),
     empty=st.sampled_from(["smooth", "skip"]),
     focal=st.sampled_from([0.0, 1.0, 2.0, 2.5]),
+    balance=st.sampled_from([0.0, 0.5, 1.0]),
 )
 
 
@@ -242,14 +247,22 @@ def test_order_in_the_batch_does_not_matter(batch, seed):
 
 
 @pytest.mark.parametrize("focal", [0.0, 1.0, 2.0])
-@pytest.mark.parametrize("empty", ["smooth", "skip"])
-def test_gradient(focal, empty, taxonomy):
+@pytest.mark.parametrize(("empty", "balance"), [("smooth", 0.0), ("skip", 0.5)])
+def test_gradient(focal, empty, balance, taxonomy):
     rng = np.random.default_rng(0)
     classes, shape = ("liver", "liver_tumor", "kidney_left", "kidney_right"), (2, 4, 2, 1, 3)
     mask, available, unknown = tensors(rng.random(shape) < 0.4, rng.random(shape[:2]) < 0.6, rng.random(shape) < 0.2)
     mask[0, 0], available[0, 0] = False, True
     weights = (1.0, 2.0, 0.5, 0.5)
-    spec = LossSpec(focal=focal, empty=empty, class_weights=weights, levels=(1.0, 0.5), containment=0.3, exclusion=2.0)
+    spec = LossSpec(
+        focal=focal,
+        empty=empty,
+        balance=balance,
+        class_weights=weights,
+        levels=(1.0, 0.5),
+        containment=0.3,
+        exclusion=2.0,
+    )
     loss = PartialLabelLoss(classes, spec, taxonomy=taxonomy)
     x = [torch.from_numpy(rng.normal(size=(2, 4, *s))).requires_grad_() for s in ((2, 1, 3), (1, 1, 2))]
     assert torch.autograd.gradcheck(lambda *x: loss(x, mask, available, unknown).total, x)
@@ -274,7 +287,9 @@ def test_as_monai_where_all_is_available(gamma, smooth):
     rng = np.random.default_rng(2)
     x, mask = tensors(rng.normal(size=(2, 3, 6, 5, 4)).astype(np.float32) * 3, rng.random((2, 3, 6, 5, 4)) < 0.3)
     mask[1, 2] = False
-    result, (grad,) = run(LossSpec(focal=gamma, smooth=smooth), [x], mask, np.ones((2, 3), bool))
+    result, (grad,) = run(
+        LossSpec(focal=gamma, smooth=smooth, empty="smooth", balance=0), [x], mask, np.ones((2, 3), bool)
+    )
     x.requires_grad_()
     dice = DiceLoss(sigmoid=True, smooth_nr=smooth, smooth_dr=smooth, reduction="mean")(x, mask.float())
     bce = torch.nn.functional.binary_cross_entropy_with_logits(x, mask.float())
@@ -307,6 +322,18 @@ def test_class_that_is_absent(empty):
     np.testing.assert_allclose(result.dice.item(), 32 / 33 if empty == "smooth" else 0, rtol=1e-6)
     np.testing.assert_allclose(result.bce.item(), np.log(2), rtol=1e-6)
     assert (grad > 0).all()
+
+
+@pytest.mark.parametrize(("balance", "others"), [(0.0, 23), (0.5, 23**0.5), (1.0, 1)])
+def test_balance_is_how_much_a_small_class_weighs_against_the_rest(balance, others):
+    """Of 48 known voxels, 2 are of the class: by how much the pull of the others on logits of 0 is the stronger."""
+    x = np.zeros((1, 1, 4, 4, 4), np.float32)
+    mask, unknown = np.zeros(x.shape, bool), np.zeros(x.shape, bool)
+    mask[0, 0, 0, 0, :2] = True
+    unknown[0, 0, 3] = True
+    _, (grad,) = run(LossSpec(dice=0, balance=balance), [x], mask, np.ones((1, 1), bool), unknown)
+    np.testing.assert_allclose(-(grad[grad > 0].sum() / grad[mask].sum()).item(), others, rtol=1e-5)
+    assert (grad[unknown] == 0).all()
 
 
 def test_nothing_available_is_zero_and_can_be_differentiated():

@@ -6,7 +6,7 @@ import pytest
 from atlas.errors import SpecError
 from atlas.model.encoders import ENCODERS
 from atlas.model.hashed import hashed_embeddings
-from atlas.model.loss import LossSpec
+from atlas.model.loss_spec import LossSpec
 from atlas.spec.library import load_taxonomy, load_training, recipes
 from atlas.spec.training import EmbeddingSpec
 from atlas.stream import Augmentation, Chance, Sampling
