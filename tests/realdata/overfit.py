@@ -2,7 +2,7 @@
 
 Usage: python tests/realdata/overfit.py SOURCE_DIR BUILD_DIR
 
-Builds BUILD_DIR/overfit.zarr (3 mm), trains the recipe overfit_unet in BUILD_DIR/overfit/run (about an hour on two
+Builds BUILD_DIR/overfit.zarr (5 mm), trains the recipe overfit_unet in BUILD_DIR/overfit/run (about an hour on two
 cores; started again, it goes on), and writes BUILD_DIR/overfit/scores.csv and a picture of each scan: truth above,
 prediction below. Exit status 0: a Dice of at least 0.95 for every structure of more than 5 ml. 1: it says which not.
 """
