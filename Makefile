@@ -28,7 +28,7 @@ docs: .venv/installed
 realdata: .venv/installed
 	$(BIN)/python tests/realdata/make.py ../shared/realdata build
 
-# one model that learns the labelled real scans by heart; about an hour
+# one model that learns the labelled real scans by heart; over an hour
 overfit: .venv/installed
 	$(BIN)/python tests/realdata/overfit.py ../shared/realdata build
 
